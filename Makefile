@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PHOTOS ?=
+TORCH := torch==2.13.0
+
+.PHONY: demo test test-fast lint clean
+
+# The virtual environment is complete when its stamp is newer than what it was made from.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Landbridge needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q $(TORCH)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/landbridge demo $(if $(PHOTOS),--photos "$(PHOTOS)") --out demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache
