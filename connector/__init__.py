@@ -1,1 +1,1 @@
-
+"""Descriptors in and out of Milvus: schemas, collections, ingest, search."""

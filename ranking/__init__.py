@@ -1,1 +1,1 @@
-
+"""Candidates to rankings: matching, verification, query expansion, match graph, spanning tree, metrics."""

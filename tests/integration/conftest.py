@@ -1,0 +1,100 @@
+"""The same tests on both deployments: Milvus Lite, and a real server where one can be started."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from connector.client import Client
+from connector.collection import Collection
+from connector.errors import UnreachableError
+from extractor.features import ImageFeatures, LocalFeatures
+
+
+def _load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+milvus_standalone = _load("milvus_standalone")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where a Milvus is, and what opens it."""
+
+    uri: str
+    token: str = ""
+
+    @property
+    def lite(self) -> bool:
+        return self.uri.endswith(".db")
+
+    def create(self, name: str = "landbridge", **arguments: Any) -> Collection:
+        return Collection.create(
+            self.uri, name, **{"token": self.token, "dimension": 16, "extractor": "xfeat@1", **arguments}
+        )
+
+    def open(self, name: str = "landbridge", **arguments: Any) -> Collection:
+        return Collection.open(self.uri, name, **{"token": self.token, **arguments})
+
+
+@pytest.fixture(scope="session")
+def standalone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if reason := milvus_standalone.Standalone.unavailable():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("milvus")
+    server = milvus_standalone.Standalone(folder, request.config.cache.mkdir("milvus-2.3.5"))
+    deadline = time.monotonic() + 120
+    try:
+        while True:
+            try:
+                Client(server.uri, token=milvus_standalone.TOKEN, timeout=5).close()
+                break
+            except UnreachableError as error:
+                if time.monotonic() > deadline:
+                    log = (folder / "server.log").read_text(errors="replace")[-2000:]
+                    pytest.fail(f"the Milvus server did not start: {error}\n{log}")
+                time.sleep(0.2)
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session", params=["lite", "server"])
+def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    if request.param == "lite":
+        return Deployment(str(tmp_path_factory.mktemp("lite") / "photos.db"))
+    return Deployment(request.getfixturevalue("standalone").uri, milvus_standalone.TOKEN)
+
+
+@pytest.fixture(scope="session")
+def collection(deployment: Deployment) -> Iterator[Collection]:
+    """One collection for all tests of a deployment; each test uses image ids of its own."""
+    with deployment.create() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., ImageFeatures]:
+    def make(image_id: str, seed: int = 0, keypoints: int = 30) -> ImageFeatures:
+        random = np.random.default_rng(seed)
+        vector = random.normal(size=16).astype(np.float32)
+        local = LocalFeatures(
+            keypoints=(random.random((keypoints, 2)) * (640, 480)).astype(np.float32),
+            scales=(1 + random.random(keypoints)).astype(np.float32),
+            scores=np.sort(random.random(keypoints))[::-1].astype(np.float32),
+            descriptors=random.integers(-127, 128, (keypoints, 64), np.int8),
+        )
+        return ImageFeatures(image_id, (640, 480), vector / np.linalg.norm(vector), local, "xfeat@1")
+
+    return make
