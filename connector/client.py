@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,14 @@ class Client:
         if client is not None:
             self._client = client
             return
-        options = {}
+        # A connection that no other client shares, so that none closes ours: `alias` in pymilvus 2.6.
+        options: dict[str, Any] = {"dedicated": True, "alias": f"landbridge-{uuid.uuid4()}"}
         if self.lite:
             uri = self._serve_lite(uri, must_exist)
-            options = {"grpc_options": {"grpc.enable_http_proxy": 0}}
+            options["grpc_options"] = {"grpc.enable_http_proxy": 0}
         try:
             self._client = MilvusClient(
-                uri, token=token, db_name=db_name, timeout=min(timeout, 10.0), dedicated=True, **options
+                uri, token=token, db_name=db_name, timeout=min(timeout, 10.0), **options
             )
         except (MilvusException, grpc.RpcError) as error:
             self._release_lite()

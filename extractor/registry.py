@@ -70,7 +70,8 @@ class XFeatConfiguration:
     """XFeat local features.
 
     Attributes:
-        longest_side: pixels to which the photo is reduced.
+        sides: longest sides, in pixels, at which the network sees the photo; the strongest features of all
+            are kept. The photo is enlarged twice at most.
         max_features: features kept, the strongest.
         threshold: least keypoint probability, 0 to 1.
 
@@ -78,13 +79,13 @@ class XFeatConfiguration:
         ValueError: a value is out of range.
     """
 
-    longest_side: int = 1024
+    sides: tuple[int, ...] = (1024, 512, 256)
     max_features: int = 1000
     threshold: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.longest_side < 32:
-            raise ValueError(f"longest_side must be at least 32 pixels, got {self.longest_side}")
+        if not self.sides or min(self.sides) < 32:
+            raise ValueError(f"sides must be one or more numbers of at least 32 pixels, got {self.sides}")
         if self.max_features < 1:
             raise ValueError(f"max_features must be at least 1, got {self.max_features}")
         if not 0 <= self.threshold < 1:

@@ -49,7 +49,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     import torch
 
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=False)
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(f"cannot read weights {path}: {error}") from error
     return state

@@ -141,7 +141,8 @@ def unit_rows(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
     A row of zeros has no direction: all its components become equal, which is nearly orthogonal to centred
     descriptors.
     """
-    norms = np.linalg.norm(descriptors, axis=1, keepdims=True)
+    squares = np.einsum("nd,nd->n", descriptors, descriptors, dtype=np.float64)  # which float32 may not hold
+    norms = np.sqrt(squares).astype(np.float32)[:, None]
     directed = norms > np.finfo(np.float32).tiny
     even = np.float32(descriptors.shape[1] ** -0.5)
     unit: NDArray[np.float32] = np.where(directed, descriptors / np.where(directed, norms, 1), even)

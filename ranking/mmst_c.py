@@ -14,8 +14,8 @@ from ranking.match_graph import MatchGraph
 from ranking.nearest_neighbours import ranked
 from ranking.region import shared_region
 
-BRIDGE_WEIGHT = 0.3
-DEPTH = 6
+BRIDGE_WEIGHT = 0.2
+DEPTH = 10
 
 
 @dataclass(frozen=True, eq=False)

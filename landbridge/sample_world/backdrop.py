@@ -125,10 +125,15 @@ def _shadows(scene: Scene, size: tuple[int, int]) -> tuple[NDArray[np.float32], 
             turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
             _fill(contact, plane, middle[:2] + 0.35 * width * np.stack([np.cos(turn), np.sin(turn)], 1))
     soft = (2 * round(size[0] / 250) + 1,) * 2
-    return tuple(cv2.resize(cv2.blur(layer, soft), size)[..., None] * np.float32(1 / 255) for layer in (shadow, contact))
+    return tuple(
+        cv2.resize(cv2.blur(layer, soft), size)[..., None] * np.float32(1 / 255)
+        for layer in (shadow, contact)
+    )
 
 
 def _fill(layer: NDArray[np.uint8], plane: NDArray[np.float64], outline: NDArray[np.float64]) -> None:
     pixels = project(plane, outline)
     if pixels is not None:
-        cv2.fillConvexPoly(layer, np.round(np.clip(pixels, -4000, 4000) * 16).astype(np.int32), 255, cv2.LINE_8, 4)
+        cv2.fillConvexPoly(
+            layer, np.round(np.clip(pixels, -4000, 4000) * 16).astype(np.int32), 255, cv2.LINE_8, 4
+        )

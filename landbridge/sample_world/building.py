@@ -65,13 +65,12 @@ class Face:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A texture yet to be painted: what, in which style, how large in metres, and its seed."""
+    """A texture yet to be painted: what, in which style, and how large in metres."""
 
     painter: _Painter
     style: Style
     width: float
     height: float
-    seed: int
 
 
 class Building:
@@ -98,7 +97,7 @@ class Building:
         self._seed = seed
         self._sheets: list[_Sheet] = []
         self._painted: dict[int, Texture] = {}
-        self._lock = threading.Lock()
+        self._locks: list[threading.Lock] = []
         rng = np.random.default_rng([style_seed, 1])
         common = Style.random(rng)
         self._styles = [_side_style(rng, common) for _ in range(4)]
@@ -109,24 +108,26 @@ class Building:
 
     def texture(self, number: int) -> Texture:
         """The texture of a face, painted when first asked for and kept until `forget`."""
-        with self._lock:
+        with self._locks[number]:
             if number not in self._painted:
                 sheet = self._sheets[number]
-                rng = np.random.default_rng([self._seed, 2, sheet.seed])
-                self._painted[number] = sheet.painter(sheet.style, rng, sheet.width, sheet.height, self.density)
+                rng = np.random.default_rng([self._seed, 2, number])
+                self._painted[number] = sheet.painter(
+                    sheet.style, rng, sheet.width, sheet.height, self.density
+                )
             return self._painted[number]
 
     def forget(self) -> None:
         """Drop the painted textures; they are painted again, the same, when needed."""
-        with self._lock:
-            self._painted.clear()
+        self._painted = {}
 
     def style(self, azimuth: float) -> Style:
         """The style of the side that looks to an azimuth in degrees."""
         return self._styles[round(azimuth / 90) % 4]
 
     def _sheet(self, painter: _Painter, style: Style, width: float, height: float) -> int:
-        self._sheets.append(_Sheet(painter, style, width, height, len(self._sheets)))
+        self._sheets.append(_Sheet(painter, style, width, height))
+        self._locks.append(threading.Lock())
         return len(self._sheets) - 1
 
     def face(self, corners: ArrayLike, painter: _Painter) -> None:
@@ -175,7 +176,9 @@ class Building:
                 top.append((*ends[nearest[index]], high))
             self.face(base + top, facade.roof)
 
-    def saddle(self, x: float, y: float, depth: float, width: float, low: float, high: float, along_x: bool) -> None:
+    def saddle(
+        self, x: float, y: float, depth: float, width: float, low: float, high: float, along_x: bool
+    ) -> None:
         """Cover a rectangle with two slopes and two gables; the ridge runs along x or along y."""
         a, b, c, d = [(*corner, low) for corner in box(x, y, depth, width)]
         if along_x:
@@ -195,7 +198,10 @@ class Building:
         """Cover a circle with a dome of flat facets, three rings high."""
         rings = np.linspace(0, np.pi / 2, 4)
         for lower, upper in zip(rings[:-1], rings[1:], strict=True):
-            inner, outer = polygon(x, y, radius * np.cos(upper), sides), polygon(x, y, radius * np.cos(lower), sides)
+            inner, outer = (
+                polygon(x, y, radius * np.cos(upper), sides),
+                polygon(x, y, radius * np.cos(lower), sides),
+            )
             bottom, top = low + height * np.sin(lower), low + height * np.sin(upper)
             for index in range(sides):
                 following = (index + 1) % sides
@@ -204,7 +210,9 @@ class Building:
                     corners.append((*inner[index], top))
                 self.face(corners, facade.roof)
 
-    def tower(self, x: float, y: float, width: float, low: float, high: float, cap: str, sides: int = 4) -> None:
+    def tower(
+        self, x: float, y: float, width: float, low: float, high: float, cap: str, sides: int = 4
+    ) -> None:
         """Raise a tower of four or eight sides under a `spire`, a `dome` or a `flat` top with battlements."""
         outline = box(x, y, width, width) if sides == 4 else polygon(x, y, width / 2, sides)
         self.walls(outline, low, high, _plain_wall)
@@ -227,11 +235,15 @@ def polygon(x: float, y: float, radius: float, sides: int) -> NDArray[np.float64
     return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], axis=1)
 
 
-def _plain_wall(style: Style, rng: np.random.Generator, width: float, height: float, density: float) -> Texture:
+def _plain_wall(
+    style: Style, rng: np.random.Generator, width: float, height: float, density: float
+) -> Texture:
     return facade.wall(style, rng, width, height, density, door=False)
 
 
-def _door_wall(style: Style, rng: np.random.Generator, width: float, height: float, density: float) -> Texture:
+def _door_wall(
+    style: Style, rng: np.random.Generator, width: float, height: float, density: float
+) -> Texture:
     return facade.wall(style, rng, width, height, density, door=True)
 
 
@@ -240,10 +252,10 @@ def _side_style(rng: np.random.Generator, common: Style) -> Style:
     own = Style.random(rng)
     return replace(
         own,
-        wall_colour=common.wall_colour if rng.random() < 0.35 else own.wall_colour,
-        trim_colour=common.trim_colour if rng.random() < 0.4 else own.trim_colour,
+        wall_colour=common.wall_colour if rng.random() < 0.2 else own.wall_colour,
+        trim_colour=common.trim_colour if rng.random() < 0.3 else own.trim_colour,
         roof=common.roof,
-        roof_colour=common.roof_colour if rng.random() < 0.5 else own.roof_colour,
+        roof_colour=common.roof_colour if rng.random() < 0.3 else own.roof_colour,
         storey=common.storey,
     )
 
@@ -257,10 +269,14 @@ def _palace(building: Building, rng: np.random.Generator) -> None:
     building.walls(box(0, 0, depth, width), 0, high, _BODY)
     building.hip(0, 0, depth + 0.6, width + 0.6, high, high + rng.uniform(3.5, 5.5))
     wing = rng.uniform(6.5, 8.5)
-    building.walls(box(depth / 2 + 1.1, 0, 2.2, wing), 0, high + 1, [_plain_wall, _door_wall, _plain_wall, _plain_wall])
+    building.walls(
+        box(depth / 2 + 1.1, 0, 2.2, wing), 0, high + 1, [_plain_wall, _door_wall, _plain_wall, _plain_wall]
+    )
     building.saddle(depth / 2 + 0.4, 0, 3.8, wing + 0.4, high + 1, high + 3.4, along_x=True)
     aside = rng.choice([-1, 1]) * rng.uniform(0.15, 0.3) * width
-    building.tower(0, aside, rng.uniform(4, 5), high, high + rng.uniform(6, 8), str(rng.choice(["dome", "spire"])), 8)
+    building.tower(
+        0, aside, rng.uniform(4, 5), high, high + rng.uniform(6, 8), str(rng.choice(["dome", "spire"])), 8
+    )
     building.walls(box(-depth / 4, width / 2 + 2, 6, 4), 0, 0.6 * high, _plain_wall)
     building.hip(-depth / 4, width / 2 + 2, 6.4, 4.4, 0.6 * high, 0.6 * high + 1.8)
 
@@ -273,7 +289,12 @@ def _church(building: Building, rng: np.random.Generator) -> None:
     caps = ("spire", "dome", "flat")
     for side in (-1, 1) if rng.random() < 0.5 else (int(rng.choice([-1, 1])),):
         building.tower(
-            depth / 2 - 0.3 * tower, side * (width / 2 - 0.1), tower, 0, high + rng.uniform(6, 11), str(rng.choice(caps))
+            depth / 2 - 0.3 * tower,
+            side * (width / 2 - 0.1),
+            tower,
+            0,
+            high + rng.uniform(6, 11),
+            str(rng.choice(caps)),
         )
     apse = polygon(-depth / 2, 0, 0.36 * width, 8)
     building.walls(apse, 0, 0.75 * high, _plain_wall)
@@ -287,7 +308,14 @@ def _town_hall(building: Building, rng: np.random.Generator) -> None:
     building.walls(box(0, 0, depth, width), 0, high, _BODY)
     building.hip(0, 0, depth + 0.6, width + 0.6, high, high + rng.uniform(4, 6))
     y = rng.uniform(-0.35, 0.35) * width
-    building.tower(depth / 2 - 1.5, y, rng.uniform(5, 6), 0, high + rng.uniform(8, 11), str(rng.choice(["spire", "flat"])))
+    building.tower(
+        depth / 2 - 1.5,
+        y,
+        rng.uniform(5, 6),
+        0,
+        high + rng.uniform(8, 11),
+        str(rng.choice(["spire", "flat"])),
+    )
     for corner in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
         if rng.random() < 0.6 and corner[1] * y <= 0.2 * width:
             x = corner[0] * depth / 2
@@ -306,7 +334,9 @@ def _museum(building: Building, rng: np.random.Generator) -> None:
     building.walls(polygon(-1, y, drum, 12), high, high + 3.2, _plain_wall)
     building.dome(-1, y, 1.04 * drum, high + 3.2, rng.uniform(0.8, 1.1) * drum)
     x, y = rng.choice([-1, 1]) * (depth / 2 - 2), -np.sign(y) * (width / 2 - 2)
-    building.tower(x, y, rng.uniform(3.4, 4.4), 0, high + rng.uniform(3, 6), str(rng.choice(["spire", "flat"])))
+    building.tower(
+        x, y, rng.uniform(3.4, 4.4), 0, high + rng.uniform(3, 6), str(rng.choice(["spire", "flat"]))
+    )
     building.walls(box(-depth / 2 - 2, rng.uniform(-5, 5), 4, 6), 0, 0.65 * high, _BODY)
 
 
@@ -318,7 +348,13 @@ def _castle(building: Building, rng: np.random.Generator) -> None:
         size = rng.uniform(4, 6)
         cap = str(rng.choice(["spire", "spire", "flat", "dome"]))
         building.tower(
-            corner[0] * depth / 2, corner[1] * width / 2, size, 0, high + rng.uniform(2, 6), cap, int(rng.choice([4, 8]))
+            corner[0] * depth / 2,
+            corner[1] * width / 2,
+            size,
+            0,
+            high + rng.uniform(2, 6),
+            cap,
+            int(rng.choice([4, 8])),
         )
     keep = rng.uniform(7, 9)
     shift = rng.choice([-1, 1]) * rng.uniform(2, 4)
@@ -338,7 +374,15 @@ def _stepped(building: Building, rng: np.random.Generator) -> None:
     shift += np.sign(shift) * (inner - small) * rng.uniform(0.15, 0.4, 2)
     building.walls(box(*shift, *small), middle, top, _plain_wall)
     building.hip(*shift, *(small + 0.5), top, top + rng.uniform(2.5, 5))
-    building.tower(-np.sign(shift[0]) * depth / 2, -np.sign(shift[1]) * width / 2, 3.6, 0, high + rng.uniform(2, 5), "dome", 8)
+    building.tower(
+        -np.sign(shift[0]) * depth / 2,
+        -np.sign(shift[1]) * width / 2,
+        3.6,
+        0,
+        high + rng.uniform(2, 5),
+        "dome",
+        8,
+    )
     building.walls(box(depth / 2 + 1.5, 0, 3, 0.4 * width), 0, 0.7 * high, facade.colonnade)
 
 

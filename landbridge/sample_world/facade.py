@@ -103,7 +103,9 @@ class Style:
         )
 
 
-def wall(style: Style, rng: np.random.Generator, width: float, height: float, density: float, door: bool) -> Texture:
+def wall(
+    style: Style, rng: np.random.Generator, width: float, height: float, density: float, door: bool
+) -> Texture:
     """Paint an outer wall.
 
     Args:
@@ -142,7 +144,9 @@ def wall(style: Style, rng: np.random.Generator, width: float, height: float, de
         for index, (left, bay) in enumerate(zip(bays[:-1], np.diff(bays), strict=True)):
             x = left + bay / 2
             if door and floor == 0 and index == middle and bay > 1.6:
-                ornament.portal(canvas, rng, x, min(0.62 * bay, 2.0), 0.8 * storey, head, trim, style.wood_colour)
+                ornament.portal(
+                    canvas, rng, x, min(0.62 * bay, 2.0), 0.8 * storey, head, trim, style.wood_colour
+                )
             elif floor == special_floor and index == middle and len(bays) > 2:
                 _special(canvas, rng, style, x, bottom, bay, storey)
             else:
@@ -150,7 +154,9 @@ def wall(style: Style, rng: np.random.Generator, width: float, height: float, de
     if style.columns:
         for index, x in enumerate(bays):
             if not (door and index in (middle, middle + 1)):
-                ornament.column(canvas, rng, x, 0.7, min(0.14 * style.bay, 0.45), height - top - 0.7, trim, 16)
+                ornament.column(
+                    canvas, rng, x, 0.7, min(0.14 * style.bay, 0.45), height - top - 0.7, trim, 16
+                )
     if style.richness > 0.5:
         ornament.frieze(canvas, rng, height - top, 0.5 * top, trim, 1.6)
     ornament.cornice(canvas, rng, height - 0.55 * top, 0.55 * top, trim, style.dentil)
@@ -180,18 +186,25 @@ def _cell(
     y = bottom + rng.uniform(0.18, 0.28) * storey
     x += rng.uniform(-0.06, 0.06) * bay
     weights = np.array([3.2, 0.9, 0.6 * style.richness, 0.8 * style.richness, 0.35, 0.2])
-    kind = str(rng.choice(["window", "pair", "statue", "panel", "oculus", "blank"], p=weights / weights.sum()))
+    kind = str(
+        rng.choice(["window", "pair", "statue", "panel", "oculus", "blank"], p=weights / weights.sum())
+    )
     if kind == "statue":
         ornament.statue(canvas, rng, x, y, min(0.38 * bay, 1.2), 0.62 * storey, trim)
     elif kind == "panel":
         wide, tall = rng.uniform(0.45, 0.7) * bay, rng.uniform(0.4, 0.6) * storey
         ornament.panel(canvas, rng, x - wide / 2, y, wide, tall, trim)
     elif kind == "oculus":
-        ornament.rosette(canvas, rng, x, bottom + 0.5 * storey, rng.uniform(0.18, 0.27) * bay, trim, style.wood_colour)
+        ornament.rosette(
+            canvas, rng, x, bottom + 0.5 * storey, rng.uniform(0.18, 0.27) * bay, trim, style.wood_colour
+        )
     elif kind in ("window", "pair"):
         own_head = head if rng.random() < 0.8 else str(rng.choice(ornament.HEADS))
         crown = style.crown if rng.random() < 0.75 else str(rng.choice(ornament.CROWNS))
-        wide, tall = (0.34 if style.shutters else 0.44) * rng.uniform(0.8, 1.15) * bay, rng.uniform(0.42, 0.6) * storey
+        wide, tall = (
+            (0.34 if style.shutters else 0.44) * rng.uniform(0.8, 1.15) * bay,
+            rng.uniform(0.42, 0.6) * storey,
+        )
         panes = style.panes[0] + int(rng.integers(-1, 2)), style.panes[1] + int(rng.integers(-1, 2))
         shutter = style.wood_colour if style.shutters and kind == "window" else None
         for place in (-0.24, 0.24) if kind == "pair" else (0.0,):
@@ -210,7 +223,9 @@ def _cell(
                 shutter,
             )
     if style.richness > 0.6 and rng.random() < style.richness - 0.35:
-        ornament.relief(canvas, rng, x - 0.3 * bay, bottom + 0.02 * storey, 0.6 * bay, 0.14 * storey, trim, 9, 4)
+        ornament.relief(
+            canvas, rng, x - 0.3 * bay, bottom + 0.02 * storey, 0.6 * bay, 0.14 * storey, trim, 9, 4
+        )
 
 
 def _special(
@@ -228,8 +243,18 @@ def _special(
         ornament.panel(canvas, rng, x - 0.46 * bay, y + 0.14 * storey, 0.92 * bay, 0.72 * storey, trim)
     else:
         ornament.window(
-            canvas, rng, x, y + 0.14 * storey, 0.66 * bay, 0.68 * storey, style.head, "segment", (4, 5), trim,
-            style.wood_colour, None,
+            canvas,
+            rng,
+            x,
+            y + 0.14 * storey,
+            0.66 * bay,
+            0.68 * storey,
+            style.head,
+            "segment",
+            (4, 5),
+            trim,
+            style.wood_colour,
+            None,
         )
 
 
@@ -267,7 +292,9 @@ def roof(style: Style, rng: np.random.Generator, width: float, height: float, de
     for _ in range(int(0.5 * width * height / 9)):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         reach = rng.uniform(0.3, 1.0, 2)
-        canvas.rectangle(x - reach[0], y - reach[1], x + reach[0], y + reach[1], vary(rng, style.roof_colour, 0.2), 1)
+        canvas.rectangle(
+            x - reach[0], y - reach[1], x + reach[0], y + reach[1], vary(rng, style.roof_colour, 0.2), 1
+        )
     if width > 6 and height > 2.5:
         count = int(width / rng.uniform(3.2, 5.5))
         for index in range(count):
@@ -276,11 +303,29 @@ def roof(style: Style, rng: np.random.Generator, width: float, height: float, de
                 head = str(rng.choice(["flat", "round"]))
                 crown = str(rng.choice(["triangle", "segment"]))
                 ornament.window(
-                    canvas, rng, x, 0.18 * height, 0.9, min(1.4, 0.45 * height), head, crown, (2, 2),
-                    style.trim_colour, style.wood_colour, None,
+                    canvas,
+                    rng,
+                    x,
+                    0.18 * height,
+                    0.9,
+                    min(1.4, 0.45 * height),
+                    head,
+                    crown,
+                    (2, 2),
+                    style.trim_colour,
+                    style.wood_colour,
+                    None,
                 )
             else:
-                canvas.rectangle(x - 0.4, 0.3 * height, x + 0.4, 0.3 * height + 0.9, (52, 60, 70), GLASS, int(rng.integers(1, 255)))
+                canvas.rectangle(
+                    x - 0.4,
+                    0.3 * height,
+                    x + 0.4,
+                    0.3 * height + 0.9,
+                    (52, 60, 70),
+                    GLASS,
+                    int(rng.integers(1, 255)),
+                )
     canvas.line([(0, height), (width, height)], 0.3, vary(rng, style.trim_colour, 0.15), 10)
     canvas.line([(0, 0.1), (width, 0.1)], 0.22, vary(rng, (110, 106, 100), 0.15), 12)
     return canvas.finished(rng, style.age)
@@ -294,8 +339,12 @@ def parapet(style: Style, rng: np.random.Generator, width: float, height: float,
     while x < width:
         wide = rng.uniform(0.8, 1.3)
         if rng.random() < 0.75:
-            canvas.rectangle(x, 0.42 * height, x + 0.4 * wide, 0.85 * height, vary(rng, ornament.DARK, 0.2), -20)
-            ornament.relief(canvas, rng, x + 0.45 * wide, 0.35 * height, 0.5 * wide, 0.5 * height, style.trim_colour, 8, 3)
+            canvas.rectangle(
+                x, 0.42 * height, x + 0.4 * wide, 0.85 * height, vary(rng, ornament.DARK, 0.2), -20
+            )
+            ornament.relief(
+                canvas, rng, x + 0.45 * wide, 0.35 * height, 0.5 * wide, 0.5 * height, style.trim_colour, 8, 3
+            )
         else:
             ornament.panel(canvas, rng, x, 0.36 * height, 0.9 * wide, 0.5 * height, style.trim_colour)
         x += wide
@@ -315,7 +364,9 @@ def gable(style: Style, rng: np.random.Generator, width: float, height: float, d
     elif kind == 1:
         ornament.clock(canvas, rng, width / 2, 0.38 * height, radius, style.trim_colour)
     else:
-        ornament.panel(canvas, rng, width / 2 - radius, 0.14 * height, 2 * radius, 0.5 * height, style.trim_colour)
+        ornament.panel(
+            canvas, rng, width / 2 - radius, 0.14 * height, 2 * radius, 0.5 * height, style.trim_colour
+        )
     for side in (-1, 1):
         for step in np.linspace(0.2, 0.62, 4):
             ornament.relief(
@@ -333,22 +384,26 @@ def colonnade(style: Style, rng: np.random.Generator, width: float, height: floa
     canvas = Canvas(width, height, density)
     material.plaster(canvas, rng, scaled(style.wall_colour, 0.42), 1.0)
     canvas.paint[..., 3] = 80
-    bays = max(2, round(width / 2.2))
-    bay = width / bays
-    beam = 0.16 * height
-    for index in range(bays):
-        x = (index + 0.5) * bay
+    bays = _rhythm(rng, width, 2.2)
+    beam = rng.uniform(0.13, 0.2) * height
+    for left, bay in zip(bays[:-1], np.diff(bays), strict=True):
+        x = left + bay / 2
         if rng.random() < 0.5:
-            ornament.portal(canvas, rng, x, 0.4 * bay, 0.5 * height, "flat", style.trim_colour, style.wood_colour)
+            ornament.portal(
+                canvas, rng, x, 0.4 * bay, 0.5 * height, "flat", style.trim_colour, style.wood_colour
+            )
         else:
-            ornament.panel(canvas, rng, x - 0.25 * bay, 0.2 * height, 0.5 * bay, 0.4 * height, scaled(style.trim_colour, 0.6))
-    for index in range(bays + 1):
-        x = np.clip(index * bay, 0.3, width - 0.3)
-        ornament.column(canvas, rng, float(x), 0.4, 0.26 * bay, height - beam - 0.4, style.trim_colour, 24)
+            wide, tall = rng.uniform(0.4, 0.6) * bay, rng.uniform(0.25, 0.5) * height
+            y = rng.uniform(0.1, 0.3) * height
+            ornament.panel(canvas, rng, x - wide / 2, y, wide, tall, scaled(style.trim_colour, 0.6))
+    thick = rng.uniform(0.45, 0.7)
+    for x in np.clip(bays, 0.3, width - 0.3):
+        ornament.column(canvas, rng, x, 0.4, thick, height - beam - 0.4, style.trim_colour, 24)
     for step in range(3):
-        canvas.rectangle(0, 0.14 * step, width, 0.14 * (step + 1), vary(rng, style.trim_colour, 0.1), 30 - 4 * step)
+        canvas.rectangle(
+            0, 0.14 * step, width, 0.14 * (step + 1), vary(rng, style.trim_colour, 0.1), 30 - 4 * step
+        )
     canvas.rectangle(0, height - beam, width, height, vary(rng, style.trim_colour, 0.06), 22)
     ornament.frieze(canvas, rng, height - 0.85 * beam, 0.55 * beam, style.trim_colour, 1.2)
     ornament.cornice(canvas, rng, height - 0.25 * beam, 0.25 * beam, style.trim_colour, 0)
     return canvas.finished(rng, style.age)
-

@@ -40,13 +40,17 @@ def person(rng: np.random.Generator, shrink: float) -> Texture:
             vary(rng, legs, 0.12), 0, _SOLID,
         )  # fmt: skip
         hand = (0.45 + side * rng.uniform(0.24, 0.36), rng.uniform(0.72, 1.15))
-        arm = np.array([(0.45 + side * 0.17, 1.4), (0.45 + side * 0.25, 1.38), hand, (hand[0] - 0.07, hand[1])])
+        arm = np.array(
+            [(0.45 + side * 0.17, 1.4), (0.45 + side * 0.25, 1.38), hand, (hand[0] - 0.07, hand[1])]
+        )
         canvas.polygon(arm, vary(rng, shirt, 0.1), 0, _SOLID)
     canvas.polygon([(0.27, 0.78), (0.63, 0.78), (0.68, 1.42), (0.22, 1.42)], shirt, 0, _SOLID)
     for stripe in np.arange(0.85, 1.4, rng.uniform(0.08, 0.3)):
         canvas.rectangle(0.27, stripe, 0.63, stripe + 0.05, vary(rng, shirt, 0.5), 0, _SOLID)
     if rng.random() < 0.4:
-        canvas.rectangle(0.32, 0.95, 0.58, 1.36, vary(rng, _CLOTHES[rng.integers(len(_CLOTHES))], 0.2), 0, _SOLID)
+        canvas.rectangle(
+            0.32, 0.95, 0.58, 1.36, vary(rng, _CLOTHES[rng.integers(len(_CLOTHES))], 0.2), 0, _SOLID
+        )
     canvas.ellipse(0.45, 1.57, 0.11, 0.15, skin, 0, _SOLID)
     canvas.ellipse(0.45, 1.63, 0.12, 0.11, vary(rng, (70, 50, 38), 0.5), 0, _SOLID)
     return _cut(canvas, rng, shrink)
@@ -67,7 +71,9 @@ def tree(rng: np.random.Generator, shrink: float) -> Texture:
     leaves = fractal_noise(rng, canvas.shape, 0.9 * density, 5)
     foliage = leaves > 3.5 * (crown - 0.78)
     light = 1 + 0.55 * fractal_noise(rng, canvas.shape, 0.5 * density, 4) - 0.35 * (y / rows - 0.3)
-    green = np.array(vary(rng, [(84, 108, 52), (104, 116, 56), (62, 92, 50), (150, 104, 48)][rng.integers(4)], 0.15))
+    green = np.array(
+        vary(rng, [(84, 108, 52), (104, 116, 56), (62, 92, 50), (150, 104, 48)][rng.integers(4)], 0.15)
+    )
     colour = np.clip(green * light[..., None], 6, 245).astype(np.uint8)
     canvas.paint[foliage, :3] = colour[foliage]
     canvas.window[foliage] = _SOLID
@@ -80,7 +86,9 @@ def car(rng: np.random.Generator, shrink: float) -> Texture:
     body = vary(rng, _CLOTHES[rng.integers(len(_CLOTHES))], 0.15)
     hood, back = rng.uniform(0.5, 1.3), rng.uniform(0.1, 0.8)
     roof = 1.6 - rng.uniform(0.05, 0.25)
-    canvas.polygon([(0.1, 0.3), (4.3, 0.3), (4.35, 0.8), (4.25, 0.95), (0.1, 0.95), (0.05, 0.7)], body, 0, _SOLID)
+    canvas.polygon(
+        [(0.1, 0.3), (4.3, 0.3), (4.35, 0.8), (4.25, 0.95), (0.1, 0.95), (0.05, 0.7)], body, 0, _SOLID
+    )
     cabin = np.array([(hood, 0.93), (4.2 - back, 0.93), (3.9 - back, roof), (hood + 0.6, roof)])
     canvas.polygon(cabin, vary(rng, body, 0.05), 0, _SOLID)
     canvas.polygon((cabin - cabin.mean(0)) * (0.9, 0.72) + cabin.mean(0), (44, 52, 60), 0, _SOLID)
@@ -102,7 +110,12 @@ def lamp(rng: np.random.Generator, shrink: float) -> Texture:
     canvas.rectangle(0.75, 0.6, 0.85, 4.0, iron, 0, _SOLID)
     for x in (0.8,) if rng.random() < 0.5 else (0.3, 1.3):
         canvas.polygon([(0.76, 3.3), (0.84, 3.3), (x + 0.05, 3.75), (x - 0.05, 3.75)], iron, 0, _SOLID)
-        canvas.polygon([(x - 0.13, 3.7), (x + 0.13, 3.7), (x + 0.24, 4.2), (x - 0.24, 4.2)], (226, 220, 190), GLASS, _GLOWING)
+        canvas.polygon(
+            [(x - 0.13, 3.7), (x + 0.13, 3.7), (x + 0.24, 4.2), (x - 0.24, 4.2)],
+            (226, 220, 190),
+            GLASS,
+            _GLOWING,
+        )
         canvas.polygon([(x - 0.27, 4.2), (x + 0.27, 4.2), (x, 4.45)], iron, 0, _SOLID)
     return _cut(canvas, rng, shrink)
 
@@ -119,7 +132,10 @@ def house_wall(rng: np.random.Generator, colours: int, width: float, height: flo
     """A wall with rows of windows, coarse, as it is seen from afar; one house has one seed of `colours`."""
     density = 6.5
     rows, columns = round(height * density), round(width * density)
-    bays, storeys = max(1, round(width / rng.uniform(2.2, 3.4))), max(1, round(height / rng.uniform(2.8, 3.6)))
+    bays, storeys = (
+        max(1, round(width / rng.uniform(2.2, 3.4))),
+        max(1, round(height / rng.uniform(2.8, 3.6))),
+    )
     x = np.linspace(0, bays, columns, endpoint=False)
     y = np.linspace(storeys, 0, rows, endpoint=False)
     bay, storey = x.astype(int), np.minimum(y.astype(int), storeys - 1)
@@ -133,7 +149,9 @@ def house_wall(rng: np.random.Generator, colours: int, width: float, height: flo
     colour = np.empty((rows, columns, 3), np.float32)
     colour[:] = vary(paint, WALL_COLOURS[paint.integers(len(WALL_COLOURS))], 0.15)
     colour[frame] = vary(paint, (214, 206, 190), 0.2)
-    pane = np.array(PANE) * rng.uniform(0.4, 1.8, (storeys, bays, 1)) * rng.uniform(0.9, 1.1, (storeys, bays, 3))
+    pane = (
+        np.array(PANE) * rng.uniform(0.4, 1.8, (storeys, bays, 1)) * rng.uniform(0.9, 1.1, (storeys, bays, 3))
+    )
     colour[glass] = pane[cell][glass]
     colour[np.abs(y - storey) < 0.08] *= rng.uniform(0.7, 1.25)
     colour *= 1 + 0.16 * fractal_noise(rng, (rows, columns), 24, 4)[..., None]

@@ -58,7 +58,12 @@ class Light:
         sunlight, skylight, zenith, horizon = {
             "day": ((1.25, 1.14, 0.97), (0.30, 0.345, 0.42), (0.10, 0.24, 0.55), (0.48, 0.60, 0.74)),
             "overcast": ((0.10, 0.10, 0.10), (0.56, 0.58, 0.60), (0.42, 0.45, 0.50), (0.62, 0.64, 0.66)),
-            "dusk": ((1.00, 0.58, 0.28), (0.22, 0.21, 0.27), (0.10, 0.13, 0.30), (0.80, 0.40 + 0.1 * warm, 0.22)),
+            "dusk": (
+                (1.00, 0.58, 0.28),
+                (0.22, 0.21, 0.27),
+                (0.10, 0.13, 0.30),
+                (0.80, 0.40 + 0.1 * warm, 0.22),
+            ),
             "night": ((0.02, 0.03, 0.05), (0.045, 0.05, 0.08), (0.006, 0.010, 0.030), (0.03, 0.03, 0.05)),
         }[name]
         night = name == "night"
@@ -72,7 +77,7 @@ class Light:
             floodlight=(0.62, 0.45 + 0.08 * warm, 0.22 + 0.16 * warm) if night else (0.0, 0.0, 0.0),
             lit={"day": 0.0, "overcast": 0.04, "dusk": 0.25, "night": 0.4}[name],
             clouds=float(rng.uniform(0.85, 1.0) if name == "overcast" else rng.uniform(0.0, 0.7)),
-            haze=float(rng.uniform(0.0003, 0.0022)),
+            haze=float(rng.uniform(0.0002, 0.0016)),
             exposure=float(np.clip(rng.normal(0, 0.35), -0.8, 0.7)),
             cast=_gain(rng),
         )

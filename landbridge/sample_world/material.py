@@ -39,7 +39,11 @@ def _courses(
         widths = rng.uniform(*aspect, int(canvas.width / (height * aspect[0])) + 2) * height * canvas.density
         ends = np.cumsum(widths) - rng.uniform(0, widths[0])
         block = np.searchsorted(ends, pixel)
-        tint = 1 + spread * rng.standard_normal((len(ends) + 1, 1)) + 0.25 * spread * rng.standard_normal((len(ends) + 1, 3))
+        tint = (
+            1
+            + spread * rng.standard_normal((len(ends) + 1, 1))
+            + 0.25 * spread * rng.standard_normal((len(ends) + 1, 3))
+        )
         shade[top:bottom] = tint[block]
         upright = np.zeros(columns, bool)
         upright[1:] = block[1:] != block[:-1]

@@ -14,7 +14,9 @@ HEADS = ("flat", "round", "pointed", "segmental")
 CROWNS = ("none", "keystone", "triangle", "segment", "ledge", "shell")
 """What sits above a window."""
 
-SYLLABLES = "BA COR DEN ELM FIR GAL HUS IVO KAR LUM MON NOR OST PRA QUIN ROV SAL TUR ULM VEN WAL XEN YS ZOL".split()
+SYLLABLES = (
+    "BA COR DEN ELM FIR GAL HUS IVO KAR LUM MON NOR OST PRA QUIN ROV SAL TUR ULM VEN WAL XEN YS ZOL".split()
+)
 
 DARK: Colour = (38, 36, 38)
 PANE: Colour = (66, 76, 88)
@@ -88,9 +90,7 @@ def window(
                 )
     canvas.polygon(outline(head, x, y, width, height), DARK, -22)
     _glass(canvas, rng, x, y, width, height, head, panes, frame, number)
-    canvas.rectangle(
-        x - width / 2 - 0.28, y - 0.2, x + width / 2 + 0.28, y, vary(rng, trim, 0.08), 16
-    )
+    canvas.rectangle(x - width / 2 - 0.28, y - 0.2, x + width / 2 + 0.28, y, vary(rng, trim, 0.08), 16)
     _crown(canvas, rng, crown, x, top + border, width + 2 * border, trim)
     if shutter is not None:
         for side in (-1, 1):
@@ -113,7 +113,9 @@ def _glass(
 ) -> None:
     tint = scaled(PANE, rng.uniform(0.5, 1.3))
     canvas.polygon(outline(head, x, y, width - 0.08, height - 0.05), vary(rng, tint, 0.1), GLASS, number)
-    spring = height - {"flat": 0.05, "round": width / 2, "pointed": 0.75 * width, "segmental": 0.15 * width}[head]
+    spring = (
+        height - {"flat": 0.05, "round": width / 2, "pointed": 0.75 * width, "segmental": 0.15 * width}[head]
+    )
     across, up = panes
     left, wide, tall = x - width / 2 + 0.05, (width - 0.1) / across, spring / up
     blind = rng.uniform(0, 1) if rng.random() < 0.45 else 0.0
@@ -127,7 +129,12 @@ def _glass(
             if rng.random() < 0.4:
                 cut = rng.uniform(0.2, 0.8, 4)
                 canvas.polygon(
-                    [(x0, y0), (x0 + cut[0] * wide, y0), (x0 + cut[1] * wide, y0 + tall), (x0, y0 + cut[2] * tall)],
+                    [
+                        (x0, y0),
+                        (x0 + cut[0] * wide, y0),
+                        (x0 + cut[1] * wide, y0 + tall),
+                        (x0, y0 + cut[2] * tall),
+                    ],
                     vary(rng, scaled(shade, 1.5), 0.1),
                     GLASS,
                     number,
@@ -145,7 +152,9 @@ def _glass(
     elif head == "pointed":
         radius = 0.2 * width
         canvas.ellipse(x, y + spring + 0.3 * width, radius, radius, frame, -16)
-        canvas.ellipse(x, y + spring + 0.3 * width, radius - bar, radius - bar, scaled(tint, 1.3), GLASS, number)
+        canvas.ellipse(
+            x, y + spring + 0.3 * width, radius - bar, radius - bar, scaled(tint, 1.3), GLASS, number
+        )
 
 
 def _crown(
@@ -179,7 +188,9 @@ def _crown(
     elif crown == "ledge":
         canvas.rectangle(x - half, y + 0.08, x + half, y + 0.24, vary(rng, trim, 0.06), 18)
         for side in (-1, 1):
-            canvas.rectangle(x + side * half - 0.1, y - 0.35, x + side * half + 0.1, y + 0.1, vary(rng, trim, 0.1), 12)
+            canvas.rectangle(
+                x + side * half - 0.1, y - 0.35, x + side * half + 0.1, y + 0.1, vary(rng, trim, 0.1), 12
+            )
     elif crown == "shell":
         for angle in np.linspace(0.15, np.pi - 0.15, int(rng.integers(5, 9))):
             tip = (x + 0.42 * width * np.cos(angle), y + 0.08 + 0.42 * width * np.sin(angle))
@@ -360,11 +371,15 @@ def portal(
     for step in range(3):
         grow = 1.5 - 0.17 * step
         colour = vary(rng, scaled(trim, (1 - 0.12 * step)), 0.08)
-        canvas.polygon(outline(head, x, 0, grow * width, height * (1 + 0.4 * (grow - 1))), colour, 18 - 12 * step)
+        canvas.polygon(
+            outline(head, x, 0, grow * width, height * (1 + 0.4 * (grow - 1))), colour, 18 - 12 * step
+        )
         for stone in np.arange(0.2, 0.7 * height, 0.55):
             for side in (-1, 1):
                 px = x + side * (grow - 0.08) * width / 2
-                canvas.ellipse(px, stone + rng.uniform(0, 0.2), 0.09, 0.13, vary(rng, trim, 0.14), 20 - 10 * step)
+                canvas.ellipse(
+                    px, stone + rng.uniform(0, 0.2), 0.09, 0.13, vary(rng, trim, 0.14), 20 - 10 * step
+                )
     canvas.polygon(outline(head, x, 0, width, height), vary(rng, scaled(trim, 0.7), 0.1), -18)
     spring = 0.62 * height
     relief(canvas, rng, x - 0.4 * width, spring, 0.8 * width, 0.3 * height, trim, -4, 9)
@@ -374,12 +389,19 @@ def portal(
         for row in range(3):
             x0, y0 = x + (column - 2) * 0.23 * width + 0.03 * width, (row + 0.12) * spring / 3
             canvas.rectangle(x0, y0, x0 + 0.17 * width, y0 + 0.78 * spring / 3, vary(rng, door, 0.22), -33)
-            canvas.ellipse(x0 + 0.085 * width, y0 + 0.13 * spring, 0.05 * width, 0.05 * width, vary(rng, door, 0.3), -24)
+            canvas.ellipse(
+                x0 + 0.085 * width, y0 + 0.13 * spring, 0.05 * width, 0.05 * width, vary(rng, door, 0.3), -24
+            )
     canvas.line([(x, 0), (x, spring)], 0.06, DARK, -36)
     for step in range(3):
         y0 = 0.14 * step
         canvas.rectangle(
-            x - (0.95 - 0.08 * step) * width, y0, x + (0.95 - 0.08 * step) * width, y0 + 0.14, vary(rng, trim, 0.08), 30
+            x - (0.95 - 0.08 * step) * width,
+            y0,
+            x + (0.95 - 0.08 * step) * width,
+            y0 + 0.14,
+            vary(rng, trim, 0.08),
+            30,
         )
 
 
@@ -395,11 +417,20 @@ def sign(canvas: Canvas, rng: np.random.Generator, x: float, y: float, width: fl
     corner = canvas.pixels([(x - 0.5 * scale * size[0] / canvas.density, y + 0.5 * height)])[0] // 16
     thickness = max(1, round(0.08 * height * canvas.density))
     origin = (int(corner[0]), int(corner[1] + 0.5 * scale * size[1]))
-    cv2.putText(canvas.paint, name, origin, cv2.FONT_HERSHEY_DUPLEX, scale, (*ink, 142.0), thickness, cv2.LINE_AA)
+    cv2.putText(
+        canvas.paint, name, origin, cv2.FONT_HERSHEY_DUPLEX, scale, (*ink, 142.0), thickness, cv2.LINE_AA
+    )
 
 
 def column(
-    canvas: Canvas, rng: np.random.Generator, x: float, y: float, width: float, height: float, trim: Colour, depth: float
+    canvas: Canvas,
+    rng: np.random.Generator,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    trim: Colour,
+    depth: float,
 ) -> None:
     """A column or pilaster with base, fluted shaft and carved capital, its middle at x."""
     stone = vary(rng, trim, 0.07)
@@ -412,7 +443,9 @@ def column(
             vary(rng, scaled(stone, 0.78), 0.08),
             0.6 * depth,
         )
-    canvas.rectangle(x - 1.35 * half, y, x + 1.35 * half, y + 0.05 * height + 0.1, vary(rng, trim, 0.1), 1.3 * depth)
+    canvas.rectangle(
+        x - 1.35 * half, y, x + 1.35 * half, y + 0.05 * height + 0.1, vary(rng, trim, 0.1), 1.3 * depth
+    )
     cap = y + height - 0.07 * height - 0.25
     canvas.polygon(
         [(x - half, cap), (x + half, cap), (x + 1.6 * half, y + height), (x - 1.6 * half, y + height)],
@@ -438,7 +471,9 @@ def cornice(
         canvas.line([(split, y + 0.55 * height), (split, y + height)], 0.04, scaled(trim, 0.6), 18)
 
 
-def frieze(canvas: Canvas, rng: np.random.Generator, y: float, height: float, trim: Colour, metope: float) -> None:
+def frieze(
+    canvas: Canvas, rng: np.random.Generator, y: float, height: float, trim: Colour, metope: float
+) -> None:
     """A band of mosaic fields of about `metope` metres, each a symmetric pattern of small stones."""
     canvas.rectangle(0, y, canvas.width, y + height, vary(rng, trim, 0.08), 8)
     stone = 0.11
@@ -469,14 +504,21 @@ def ivy(canvas: Canvas, rng: np.random.Generator, x: float, width: float, height
         canvas.polygon(cv2.convexHull(leaf.astype(np.float32))[:, 0], vary(rng, (62, 84, 38), 0.32), 10)
 
 
-def banner(canvas: Canvas, rng: np.random.Generator, x: float, top: float, width: float, height: float) -> None:
+def banner(
+    canvas: Canvas, rng: np.random.Generator, x: float, top: float, width: float, height: float
+) -> None:
     """A hanging cloth in stripes with a device."""
     cloth = [vary(rng, FRESCO[i], 0.2) for i in rng.choice(len(FRESCO), 3, replace=False)]
     tail = rng.uniform(0, 0.3) * width
     for stripe in range(3):
         x0 = x + (stripe / 3 - 0.5) * width
         canvas.polygon(
-            [(x0, top), (x0 + width / 3, top), (x0 + width / 3, top - height + tail * (stripe == 1)), (x0, top - height)],
+            [
+                (x0, top),
+                (x0 + width / 3, top),
+                (x0 + width / 3, top - height + tail * (stripe == 1)),
+                (x0, top - height),
+            ],
             cloth[stripe if rng.random() < 0.8 else 0],
             14,
         )
@@ -487,6 +529,8 @@ def pipe(canvas: Canvas, rng: np.random.Generator, x: float) -> None:
     """A rain pipe over the whole height."""
     colour = vary(rng, (92, 88, 80), 0.2)
     knee = rng.uniform(0.5, 0.9) * canvas.height
-    canvas.line([(x, 0), (x, knee), (x + rng.uniform(-0.3, 0.3), knee + 0.4), (x, canvas.height)], 0.13, colour, 14)
+    canvas.line(
+        [(x, 0), (x, knee), (x + rng.uniform(-0.3, 0.3), knee + 0.4), (x, canvas.height)], 0.13, colour, 14
+    )
     for clamp in np.arange(0.8, canvas.height, 2.1):
         canvas.rectangle(x - 0.12, clamp, x + 0.12, clamp + 0.12, vary(rng, colour, 0.15), 18)

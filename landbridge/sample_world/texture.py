@@ -178,7 +178,9 @@ class Canvas:
         )
 
 
-_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 24, False)), np.sin(np.linspace(0, 2 * np.pi, 24, False))], 1)
+_CIRCLE = np.stack(
+    [np.cos(np.linspace(0, 2 * np.pi, 24, False)), np.sin(np.linspace(0, 2 * np.pi, 24, False))], 1
+)
 
 
 def _odd(pixels: float) -> int:

@@ -32,7 +32,7 @@ def develop(
 
     Args:
         radiance: float32 [H, W, 3], linear.
-        subject: bool [H, W], what the exposure is metered on, as far as there is any.
+        subject: bool [H, W], what the exposure is mostly metered on.
         light: says how the exposure and the white balance are off.
         rng: source of lens blur, vignette and noise.
 
@@ -44,9 +44,11 @@ def develop(
         glow = cv2.resize(radiance, (width // 4, height // 4), interpolation=cv2.INTER_AREA)
         glow = cv2.GaussianBlur(np.maximum(glow - 0.5, 0), (0, 0), width / 90)
         radiance = radiance + 0.12 * cv2.resize(glow, (width, height))
-    metered = cv2.mean(radiance, subject.view(np.uint8) if subject.mean() > 0.02 else None)[:3]
-    key = 0.13 if light.name == "night" else 0.24
-    gain = key / max(float(np.mean(metered)), 1e-3) * 2**light.exposure * np.asarray(light.cast)
+    metered = np.mean(cv2.mean(radiance)[:3])
+    if subject.any():
+        metered = 0.35 * metered + 0.65 * np.mean(cv2.mean(radiance, subject.view(np.uint8))[:3])
+    key = 0.12 if light.name == "night" else 0.25
+    gain = key / max(metered, 1e-3) * 2**light.exposure * np.asarray(light.cast)
     sigma = rng.uniform(0.0, 0.7)
     if sigma > 0.3:
         radiance = cv2.GaussianBlur(radiance, (0, 0), sigma)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -74,7 +75,9 @@ class Photo:
         """How well the two photos show one and the same face: the smaller share, for the face that both show best."""
         if self.subject != other.subject:
             return 0.0
-        return max((min(share, other.faces.get(side, 0.0)) for side, share in self.faces.items()), default=0.0)
+        return max(
+            (min(share, other.faces.get(side, 0.0)) for side, share in self.faces.items()), default=0.0
+        )
 
 
 class SampleWorld:
@@ -162,7 +165,9 @@ class SampleWorld:
         roles += ["query"] * counts["queries_without_match"]
         for number, role in enumerate(roles):
             name = f"distractor-{number:03d}"
-            self.buildings[name] = Building(str(rng.choice(kinds)), *rng.integers(2**31, size=2).tolist(), density=20)
+            self.buildings[name] = Building(
+                str(rng.choice(kinds)), *rng.integers(2**31, size=2).tolist(), density=20
+            )
             self._requests.append((role, name, False, rng.uniform(0, 360)))
 
     @cached_property
@@ -178,12 +183,20 @@ class SampleWorld:
         return sorted(photos, key=lambda photo: photo.image_id)
 
     def _photo(
-        self, number: int, image_id: str, role: Literal["index", "query"], name: str, is_landmark: bool, azimuth: float
+        self,
+        number: int,
+        image_id: str,
+        role: Literal["index", "query"],
+        name: str,
+        is_landmark: bool,
+        azimuth: float,
     ) -> Photo:
         rng = np.random.default_rng([self.seed, 3, number])
         building = self.buildings[name]
         query = role == "query"
-        light = Light.random(rng, str(rng.choice(LIGHTS, p=[0.5, 0.25, 0.15, 0.1] if query else [0.4, 0.25, 0.2, 0.15])))
+        light = Light.random(
+            rng, str(rng.choice(LIGHTS, p=[0.5, 0.25, 0.15, 0.1] if query else [0.4, 0.25, 0.2, 0.15]))
+        )
         fill = rng.uniform(0.8, 1.0) if query else rng.uniform(0.55, 1.05)
         crowd = rng.uniform(0, 0.15) if query else rng.uniform(0, 0.7)
         if not query:
@@ -216,7 +229,10 @@ class SampleWorld:
         camera = replace(camera, focal=float(np.clip(fill / extent.max(), 0.55, 4.0)))
         shift = 0.12 * rng.uniform(-1, 1, 2) * near * far / camera.focal
         aside = direction(azimuth + 90) * shift[0]
-        return replace(camera, target=(aim[0] + float(aside[0]), aim[1] + float(aside[1]), aim[2] + 0.5 * float(shift[1])))
+        return replace(
+            camera,
+            target=(aim[0] + float(aside[0]), aim[1] + float(aside[1]), aim[2] + 0.5 * float(shift[1])),
+        )
 
     def _scene(self, number: int, building: Building, camera: Camera, light: Light, crowd: float) -> Scene:
         rng = np.random.default_rng([self.seed, 4, number])
@@ -225,8 +241,12 @@ class SampleWorld:
     def _truth(self, scene: Scene, distance: float) -> tuple[dict[str, float], float, float]:
         """Shares of the faces, cover and visible share, measured on a quarter of the photo's size."""
         position = np.asarray(scene.camera.position)
-        before = [item for item in scene.items if item.cutout and np.linalg.norm(item.origin - position) < distance]
-        seen = visibility(replace(scene, items=before), (max(self.size[0] // 4, 32), max(self.size[1] // 4, 32)))
+        before = [
+            item for item in scene.items if item.cutout and np.linalg.norm(item.origin - position) < distance
+        ]
+        seen = visibility(
+            replace(scene, items=before), (max(self.size[0] // 4, 32), max(self.size[1] // 4, 32))
+        )
         shown = np.bincount(seen.surface[seen.surface >= 0], minlength=len(scene.building.faces))
         pixels = {side: 0 for side in SIDES}
         for face, count in zip(scene.building.faces, shown.tolist(), strict=False):
@@ -304,15 +324,12 @@ class SampleWorld:
             folder: made if need be; photos of the same name are written over.
             workers: threads, one per processor by default.
             masks: whether to write masks.
-            progress: called after every photo.
+            progress: called after every photo, in the calling thread.
         """
         root = Path(folder)
-        place = {"index": root / "jpg", "query": root / "queries_cropped"}
-        for path in (*place.values(), *([root / "masks"] if masks else [])):
-            path.mkdir(parents=True, exist_ok=True)
-        self._take(
-            {photo.image_id: place[photo.role] for photo in self.photos}, root / "masks" if masks else None, workers, progress
-        )
+        folders = {"index": root / "jpg", "query": root / "queries_cropped"}
+        place = {photo.image_id: folders[photo.role] for photo in self.photos}
+        self._take(place, root / "masks" if masks else None, workers, progress)
         (root / "gnd.json").write_text(json.dumps(self.ground_truth(), indent=1) + "\n", encoding="utf-8")
         (root / "truth.json").write_text(json.dumps(self.truth(), indent=1) + "\n", encoding="utf-8")
 
@@ -330,44 +347,46 @@ class SampleWorld:
             distractors: whether to write the buildings with a single photo too. Look-alikes, which have
                 several, are always written.
             workers: threads, one per processor by default.
-            progress: called after every photo.
+            progress: called after every photo, in the calling thread.
         """
         photos = [photo for photo in self.photos if photo.role == "index"]
         if not distractors:
             photos = [photo for photo in photos if not photo.subject.startswith("distractor")]
         place = {photo.image_id: Path(folder) / photo.subject for photo in photos}
-        for path in place.values():
-            path.mkdir(parents=True, exist_ok=True)
         self._take(place, None, workers, progress)
 
     def _take(
         self, place: Mapping[str, Path], masks: Path | None, workers: int | None, progress: Progress | None
     ) -> None:
-        """Take the photos whose ids are in `place` into its folders: one job per building, the largest first."""
-        jobs: dict[str, list[Photo]] = {}
-        for photo in self.photos:
-            if photo.image_id in place:
-                jobs.setdefault(photo.subject, []).append(photo)
-        done = 0
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            largest_first = sorted(jobs.values(), key=len, reverse=True)
-            futures = [pool.submit(self._take_building, photos, place, masks) for photos in largest_first]
-            for future in as_completed(futures):
-                done += future.result()
+        """Take the photos whose ids are in `place` into its folders, building by building."""
+        for path in {*place.values(), *([masks] if masks else [])}:
+            path.mkdir(parents=True, exist_ok=True)
+        photos = sorted(
+            (photo for photo in self.photos if photo.image_id in place), key=lambda photo: photo.subject
+        )
+        left = Counter(photo.subject for photo in photos)
+        pool = ThreadPoolExecutor(workers or os.cpu_count())
+        try:
+            futures = {
+                pool.submit(self._take_one, photo, place[photo.image_id], masks): photo for photo in photos
+            }
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                subject = futures[future].subject
+                left[subject] -= 1
+                if not left[subject]:
+                    self.buildings[subject].forget()
                 if progress is not None:
-                    progress(done, len(place))
+                    progress(done, len(photos))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _take_building(self, photos: Iterable[Photo], place: Mapping[str, Path], masks: Path | None) -> int:
-        count = 0
-        for photo in photos:
-            picture, mask = self.render(photo)
-            quality = int(np.random.default_rng([self.seed, 6, self._numbers[photo.image_id]]).integers(84, 96))
-            _save(place[photo.image_id] / f"{photo.image_id}.jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-            if masks is not None:
-                _save(masks / f"{photo.image_id}.png", mask.astype(np.uint8) * 255, [])
-            count += 1
-        self.buildings[photo.subject].forget()
-        return count
+    def _take_one(self, photo: Photo, folder: Path, masks: Path | None) -> None:
+        picture, mask = self.render(photo)
+        quality = int(np.random.default_rng([self.seed, 6, self._numbers[photo.image_id]]).integers(84, 96))
+        _save(folder / f"{photo.image_id}.jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if masks is not None:
+            _save(masks / f"{photo.image_id}.png", mask.astype(np.uint8) * 255, [])
 
 
 def _save(path: Path, picture: NDArray[np.uint8], options: list[int]) -> None:

@@ -181,12 +181,14 @@ def test_a_path_that_others_of_this_process_opened_stays_open(tmp_path: Path) ->
     theirs.close()
 
 
-def test_starting_and_ending_print_nothing(tmp_path: Path) -> None:
+def test_starting_failing_and_ending_print_nothing(tmp_path: Path) -> None:
+    (tmp_path / "bad.db").mkdir()
+    (tmp_path / "bad.db" / "collections").touch()
     talk = run(
         """
         import sys
         from connector.client import Client
-        from connector.errors import ConnectorError
+        from connector.errors import ConnectorError, UnreachableError
         client = Client(sys.argv[1])
         for collection in ("none", "a b"):
             try:
@@ -194,11 +196,12 @@ def test_starting_and_ending_print_nothing(tmp_path: Path) -> None:
             except ConnectorError:
                 pass
         try:
-            Client(sys.argv[1] + "/LOCK/x.db")
-        except ConnectorError:
-            pass
+            Client(sys.argv[2])
+        except UnreachableError as error:
+            assert "bad.db cannot be opened: check that it can be written and is" in str(error), error
         """,
         str(tmp_path / "photos.db"),
+        str(tmp_path / "bad.db"),
     )
     assert (talk.returncode, talk.stdout, talk.stderr) == (0, "", "")
 

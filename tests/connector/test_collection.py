@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,16 @@ def test_embeddings_that_do_not_belong(shared: Collection, calls: list) -> None:
 def test_limits_that_milvus_does_not_give(shared: Collection, limit: int) -> None:
     with pytest.raises(InvalidInputError, match=f"limit must be 1 to 16384, is {limit}"):
         shared.search(np.eye(1, 16, dtype=np.float32), limit)
+
+
+def test_pages_part_the_keys_evenly(shared: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [schema.image_key(str(number)) for number in range(20_000)]
+    monkeypatch.setattr(Collection, "_count", lambda *_: len(keys))
+    pages = [re.fullmatch(r'pk >= "(\w+)" and pk < "(\w+)"', page) for page in shared._ranges(shared._images)]
+    sizes = [sum(low <= key < high for key in keys) for low, high in (page.groups() for page in pages)]
+    assert len(sizes) == 11
+    assert sum(sizes) == len(keys)
+    assert max(sizes) < 1.2 * len(keys) / 11
 
 
 def test_nothing_in_nothing_out(shared: Collection, calls: list) -> None:

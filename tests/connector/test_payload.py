@@ -65,6 +65,7 @@ def test_features_survive_within_their_precision(n: int, d: int, size: tuple[int
 
     assert back.size == size
     assert np.abs(back.global_descriptor - image.global_descriptor).max() < 1e-3
+    assert np.linalg.norm(back.global_descriptor) == pytest.approx(1, abs=1e-6)
     np.testing.assert_array_equal(back.local.descriptors, descriptors)
     np.testing.assert_allclose(back.local.scales, local.scales, rtol=2**-11)
     np.testing.assert_allclose(back.local.scores, local.scores, rtol=2**-11, atol=1e-7)

@@ -36,7 +36,7 @@ def test_every_parameter_is_in_the_fingerprint(default_extractor: Extractor) -> 
     plain = GlobalLocalConfiguration(LiteGlobalConfiguration(), XFeatConfiguration())
     assert EXTRACTORS["xfeat-lite2"] == plain
     others = [
-        replace(plain, local_model=XFeatConfiguration(longest_side=640)),
+        replace(plain, local_model=XFeatConfiguration(sides=(1024,))),
         replace(plain, local_model=XFeatConfiguration(max_features=999)),
         replace(plain, local_model=XFeatConfiguration(threshold=0.06)),
         replace(plain, global_model=LiteGlobalConfiguration(sides=(384,))),
@@ -50,10 +50,17 @@ def test_every_parameter_is_in_the_fingerprint(default_extractor: Extractor) -> 
 def test_configurations_are_frozen_and_checked() -> None:
     with pytest.raises(FrozenInstanceError):
         XFeatConfiguration().threshold = 1  # type: ignore[misc]
-    for wrong in ({"longest_side": 31}, {"max_features": 0}, {"threshold": 1.0}, {"threshold": float("nan")}):
+    nan = float("nan")
+    for wrong in (
+        {"sides": ()},
+        {"sides": (99, 31)},
+        {"max_features": 0},
+        {"threshold": 1.0},
+        {"threshold": nan},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             XFeatConfiguration(**wrong)
-    for wrong in ({"sides": ()}, {"sides": (640, 0)}, {"power": 0.5}, {"power": float("nan")}):
+    for wrong in ({"sides": ()}, {"sides": (640, 0)}, {"power": 0.5}, {"power": nan}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LiteGlobalConfiguration(**wrong)
 

@@ -140,6 +140,11 @@ def test_errors() -> None:
         Whitening(np.zeros(3, np.float32), np.zeros((2, 2), np.float32))
 
 
+def test_very_small_and_very_large_rows() -> None:
+    rows = np.array([[3e-23, 4e-23], [3e30, 4e30], [0, 1e-30]], np.float32)
+    np.testing.assert_allclose(unit_rows(rows), [[0.6, 0.8], [0.6, 0.8], [0, 1]], rtol=1e-6)
+
+
 @given(arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32)))
 def test_rows_are_always_of_unit_norm(points: NDArray[np.float32]) -> None:
     centring, whitening = Whitening.fit(points), Whitening.fit(points, 2)

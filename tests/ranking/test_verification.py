@@ -1,0 +1,409 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extractor.features import LocalFeatures
+from ranking.verification import BatchedVerifier, Verification
+from ranking.verification.batched.homography import MINIMAL, fit, robust_homography, solve
+
+SIZE = np.array([640.0, 480.0])
+VERIFIER = BatchedVerifier(threads=1)
+
+TURNED = np.array([[0.94, -0.34, 60], [0.34, 0.94, -40], [0, 0, 1]])  # 20 degrees
+SHEARED = np.array([[1.1, 0.25, -30], [-0.1, 0.8, 50], [0, 0, 1]])
+SHRUNK = np.array([[0.5, 0, 100], [0, 0.5, 80], [0, 0, 1]])
+OBLIQUE = np.array([[1.3, 0.1, -40], [0.15, 1.1, -30], [9e-4, 1e-4, 1]])
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def features(points, descriptors):
+    points = np.asarray(points, np.float32)
+    n = len(points)
+    return LocalFeatures(points, np.ones(n, np.float32), np.ones(n, np.float32), descriptors)
+
+
+def some_features(random, n, dimension=64):
+    """Unrelated to any others: random unit vectors of 64 components are far from one another."""
+    return features(random.random((n, 2)) * SIZE, unit(random.normal(size=(n, dimension))))
+
+
+def mapped(model, points):
+    ahead = np.column_stack([points, np.ones(len(points))]) @ model.T
+    return ahead[:, :2] / ahead[:, 2:]
+
+
+def scene(seed, model, true=200, wrong=100, lone=100, noise=1.0):
+    """A query and a candidate that shows it under a homography.
+
+    Feature i < `true` of the query is feature `order[i]` of the candidate, `noise` pixels off; the next
+    `wrong` have a like descriptor at an unlike place, and `lone` more on both sides are like nothing.
+    """
+    random = np.random.default_rng(seed)
+    both = true + wrong
+    points = random.random((both, 2)) * SIZE
+    images = mapped(model, points) + random.normal(scale=noise, size=points.shape)
+    images[true:] = random.uniform(images[:true].min(0), images[:true].max(0), (wrong, 2))
+    descriptors = unit(random.normal(size=(both, 64)))
+    like = unit(descriptors + random.normal(scale=0.04, size=descriptors.shape))
+    order = random.permutation(both + lone)
+    theirs = features(
+        np.vstack([images, random.uniform(images.min(0), images.max(0), (lone, 2))])[np.argsort(order)],
+        np.vstack([like, some_features(random, lone).descriptors])[np.argsort(order)],
+    )
+    alone = some_features(random, lone)
+    ours = features(np.vstack([points, alone.keypoints]), np.vstack([descriptors, alone.descriptors]))
+    return ours, theirs, order[:true]
+
+
+def verify(query, candidate, verifier=VERIFIER):
+    (result,) = verifier.verify(query, [candidate])
+    check(result, query, candidate)
+    return result
+
+
+def check(result, query, candidate):
+    """What holds for any result."""
+    assert result.matches.dtype == np.int32
+    assert result.matches.shape == (result.inliers, 2)
+    assert result.inliers <= result.putatives <= min(len(query), len(candidate))
+    for side, photo in zip(result.matches.T, (query, candidate), strict=True):
+        assert len(set(side.tolist())) == result.inliers
+        assert ((side >= 0) & (side < len(photo))).all()
+    assert result.model.shape == (3, 3)
+    assert result.model.dtype == np.float64
+    assert np.isfinite(result.model).all()
+    assert math.isfinite(result.significance)
+    if result.inliers:
+        assert result.inliers >= MINIMAL
+    else:
+        assert (result.model == np.eye(3)).all()
+        assert result.significance == 0
+
+
+def same(one, other):
+    return (
+        one.putatives == other.putatives
+        and (one.matches == other.matches).all()
+        and (one.model == other.model).all()
+        and one.significance == other.significance
+    )
+
+
+def nothing(result):
+    return (result.inliers, result.significance) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "pixels"),
+    [
+        (np.eye(3), 1.5),
+        (TURNED, 1.5),
+        (SHEARED, 1.5),
+        (SHRUNK, 1.5),
+        (np.linalg.inv(SHRUNK), 3),
+        (OBLIQUE, 2),
+        (np.linalg.inv(OBLIQUE), 4),
+    ],
+    ids=["equal", "turned", "sheared", "shrunk", "enlarged", "oblique", "oblique-inverse"],
+)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_finds_the_model_among_outliers(model, pixels, seed):
+    query, candidate, partner = scene(seed, model)
+    result = verify(query, candidate)
+    right = sum(i < len(partner) and partner[i] == j for i, j in result.matches)
+    assert result.putatives == 300
+    assert right >= 0.9 * len(partner)
+    assert right >= 0.95 * result.inliers
+    inside = query.keypoints[: len(partner)].astype(np.float64)
+    error = np.linalg.norm(mapped(result.model, inside) - mapped(model, inside), axis=1)
+    assert np.percentile(error, 95) < pixels
+    assert result.significance > 50
+
+
+def test_most_matches_may_be_wrong():
+    query, candidate, partner = scene(3, SHEARED, true=40, wrong=160)
+    result = verify(query, candidate)
+    right = sum(i < len(partner) and partner[i] == j for i, j in result.matches)
+    assert right >= 0.9 * len(partner)
+    assert result.significance > 5
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (240, 180), (480, 360)])
+def test_a_crop_enlarged_four_times(corner):
+    query, _, _ = scene(4, np.eye(3), true=1500, wrong=0)
+    inside = np.flatnonzero(((query.keypoints >= corner) & (query.keypoints < corner + SIZE / 4)).all(1))
+    crop = features(4 * (query.keypoints[inside] - corner), query.descriptors[inside])
+    for one, other in ((query, crop), (crop, query)):
+        result = verify(one, other)
+        assert result.putatives == len(inside)
+        assert result.inliers >= 0.95 * len(inside)
+    assert result.model / result.model[2, 2] == pytest.approx(
+        np.array([[0.25, 0, corner[0]], [0, 0.25, corner[1]], [0, 0, 1]]), abs=0.5
+    )
+
+
+def test_unrelated_photos_are_not_significant():
+    # Two hundred like descriptors, all at unlike places.
+    results = [verify(*scene(seed, np.eye(3), true=1, wrong=200)[:2]) for seed in range(8)]
+    assert {result.putatives for result in results} == {201}
+    assert max(result.significance for result in results) < 3
+    assert sum(result.significance > 0 for result in results) <= 3
+    random = np.random.default_rng(5)
+    assert verify(some_features(random, 300), some_features(random, 300)).putatives == 0
+
+
+def test_photos_turned_on_their_side_are_not_tried():
+    quarter = np.array([[0, -1, 480], [1, 0, 0], [0, 0, 1.0]])
+    assert verify(*scene(6, quarter, wrong=0)[:2]).significance < 10
+
+
+def test_noise_beyond_the_threshold_is_no_inlier():
+    query, candidate, partner = scene(7, np.eye(3), wrong=0, noise=0.5)
+    off = 3 * VERIFIER.threshold * SIZE.max()
+    shifted = candidate.keypoints.copy()
+    shifted[partner[::4], 1] += off
+    result = verify(query, replace(candidate, keypoints=shifted))
+    kept = {i for i in range(len(partner)) if i % 4}
+    assert set(result.matches[:, 0].tolist()) == kept
+
+
+def test_four_matches_are_a_model_and_no_evidence():
+    random = np.random.default_rng(8)
+    points = np.array([[0, 0], [640, 20], [600, 480], [30, 400.0]])
+    for n, inliers in ((4, 4), (3, 0), (2, 0), (1, 0)):
+        descriptors = unit(random.normal(size=(n, 64)))
+        query, candidate = features(points[:n], descriptors), features(points[:n] + 7, descriptors)
+        result = verify(query, candidate)
+        assert (result.putatives, result.inliers) == (n, inliers)
+        assert result.significance <= 0
+
+
+def test_one_side_without_features():
+    none, one = LocalFeatures.empty(64), some_features(np.random.default_rng(9), 1)
+    many, _, _ = scene(9, np.eye(3))
+    for query, candidate in ((none, many), (many, none), (none, none), (one, many), (many, one), (one, one)):
+        assert nothing(verify(query, candidate))
+    assert verify(one, one).putatives == 1
+    assert VERIFIER.verify(many, []) == []
+
+
+def test_all_points_in_one_place():
+    query, candidate, _ = scene(10, np.eye(3))
+    stacked = replace(candidate, keypoints=np.full_like(candidate.keypoints, 77.0))
+    for one, other in ((query, stacked), (stacked, query), (stacked, stacked)):
+        result = verify(one, other)
+        assert result.putatives >= 300
+        assert nothing(result)
+
+
+@pytest.mark.parametrize("direction", [(1, 0), (0, 1), (3, 1), (1, -2)])
+def test_points_in_a_line_give_no_model_or_one_that_holds_on_the_line(direction):
+    random = np.random.default_rng(11)
+    line = 300 + np.outer(random.uniform(-100, 100, 60), direction)
+    descriptors = unit(random.normal(size=(60, 64)))
+    result = verify(features(line, descriptors), features(line + 5, descriptors))
+    assert result.putatives == 60
+    assert nothing(result) or mapped(result.model, line) == pytest.approx(line + 5, abs=5)
+
+
+def test_zero_descriptors_match_nothing():
+    query, candidate, _ = scene(12, np.eye(3))
+    for dtype in (np.float32, np.int8):
+        blank = replace(candidate, descriptors=np.zeros(candidate.descriptors.shape, dtype))
+        for one, other in ((query, blank), (blank, query), (blank, blank)):
+            result = verify(one, other)
+            assert result.putatives == 0
+            assert nothing(result)
+
+
+def test_descriptors_of_different_length():
+    random = np.random.default_rng(13)
+    long, short = some_features(random, 20, 64), some_features(random, 20, 32)
+    with pytest.raises(ValueError, match="64 in the query, 32 in a candidate"):
+        VERIFIER.verify(long, [long, short])
+    with pytest.raises(ValueError, match="differ in length"):
+        VERIFIER.verify(long, [LocalFeatures.empty(128)])
+
+
+def test_only_similar_descriptors_are_putative():
+    descriptors = np.eye(8, dtype=np.float32)
+    tilt = np.linspace(0, 1, 8)
+    random = np.random.default_rng(14)
+    points = random.random((8, 2)) * SIZE
+    candidate = np.zeros((8, 16), np.float32)
+    candidate[:, :8] = np.diag(1 - tilt)
+    candidate[:, 8:] = np.diag(np.sqrt(1 - (1 - tilt) ** 2))
+    query = np.pad(descriptors, ((0, 0), (0, 8)))
+    for minimum in (0.2, 0.5, 0.8):
+        verifier = BatchedVerifier(minimum_similarity=minimum, threads=1)
+        result = verify(features(points, query), features(points, candidate), verifier)
+        assert result.putatives == (1 - tilt > minimum).sum()
+
+
+@pytest.mark.parametrize("model", [TURNED, OBLIQUE, SHRUNK], ids=["turned", "oblique", "shrunk"])
+def test_int8_gives_nearly_the_same_inliers(model):
+    query, candidate, _ = scene(15, model)
+    whole = verify(query, candidate)
+    for one, other in (
+        (query.quantised(), candidate.quantised()),
+        (query, candidate.quantised()),
+        (query.quantised(), candidate),
+    ):
+        quantised = verify(one, other)
+        ours, theirs = ({tuple(m) for m in r.matches.tolist()} for r in (whole, quantised))
+        assert len(ours ^ theirs) <= 0.03 * len(ours)
+        assert quantised.significance == pytest.approx(whole.significance, rel=0.05)
+
+
+def test_threads_and_company_change_nothing():
+    query, first, _ = scene(16, TURNED)
+    random = np.random.default_rng(16)
+    candidates = [
+        first,
+        some_features(random, 50),
+        LocalFeatures.empty(64),
+        features(first.keypoints[::2] * 2, first.descriptors[::2]),
+        query,
+        first.quantised(),
+        scene(17, OBLIQUE)[1],
+    ]
+    alone = [verify(query, candidate) for candidate in candidates]
+    for threads in (1, 4):
+        together = BatchedVerifier(threads=threads).verify(query, candidates)
+        assert len(together) == len(candidates)
+        assert all(same(*pair) for pair in zip(alone, together, strict=True))
+    assert len({result.inliers for result in alone}) > 3
+
+
+@pytest.mark.parametrize(
+    "model", [np.eye(3), TURNED, SHRUNK, OBLIQUE], ids=["equal", "turned", "shrunk", "oblique"]
+)
+@pytest.mark.parametrize("true", [15, 60, 200])
+def test_swapped_photos_are_about_as_significant(model, true):
+    query, candidate, _ = scene(18, model, true=true)
+    there, back = verify(query, candidate), verify(candidate, query)
+    assert back.inliers == pytest.approx(there.inliers, rel=0.1, abs=2)
+    assert back.significance == pytest.approx(there.significance, rel=0.12, abs=4)
+    middle = SIZE[None] / 2
+    assert mapped(back.model, mapped(there.model, middle)) == pytest.approx(middle, abs=4)
+
+
+def test_pixels_are_relative_to_the_photo():
+    query, candidate, _ = scene(19, SHEARED)
+    result = verify(query, candidate)
+    large = replace(candidate, keypoints=candidate.keypoints * 8)
+    enlarged = verify(query, large)
+    assert (enlarged.matches == result.matches).mean() > 0.98
+    assert enlarged.significance == pytest.approx(result.significance, rel=0.02)
+    middle = SIZE[None] / 2
+    assert mapped(enlarged.model, middle) == pytest.approx(8 * mapped(result.model, middle), rel=0.01)
+
+
+def false_alarms(putatives, inliers, chance):
+    """-log10 of n C(n, k) C(k, 4) p^(k - 4), with whole binomials."""
+    number = putatives * math.comb(putatives, inliers) * math.comb(inliers, 4)
+    return -(math.log10(number) + (inliers - 4) * math.log10(chance))
+
+
+@pytest.mark.parametrize(("true", "wrong"), [(8, 0), (12, 0), (30, 0), (30, 20)])
+def test_significance_by_hand(true, wrong):
+    # Both photos are squares of 400 pixels, their corners among the matches; wrong ones are far off.
+    random = np.random.default_rng(20)
+    corners = np.array([[0, 0], [400, 0], [400, 400], [0, 400.0]])
+    points = np.vstack([corners, random.uniform(100, 300, (true + wrong - 4, 2))])
+    images = points + 9
+    images[true:, 1] -= 90
+    descriptors = unit(random.normal(size=(len(points), 64)))
+    result = verify(features(points, descriptors), features(images, descriptors))
+    assert (result.putatives, result.inliers) == (true + wrong, true)
+    chance = math.pi * VERIFIER.threshold**2
+    assert result.significance == pytest.approx(false_alarms(true + wrong, true, chance))
+
+
+def test_chance_is_measured_where_the_motif_is_smaller():
+    # The candidate is twice as wide as high, and shows the square query at half its size.
+    random = np.random.default_rng(21)
+    points = np.vstack([[[0, 0], [400, 0], [400, 400], [0, 400.0]], random.uniform(0, 400, (20, 2))])
+    descriptors = unit(random.normal(size=(26, 64)))
+    query = features(points, descriptors[:24])
+    candidate = features(np.vstack([points / 2, [[0, 0], [400, 200]]]), descriptors)
+    expected = false_alarms(24, 24, math.pi * VERIFIER.threshold**2 / 0.5)
+    assert verify(query, candidate).significance == pytest.approx(expected)
+    assert verify(candidate, query).significance == pytest.approx(expected)
+
+
+def test_fingerprints_tell_parameters_apart_but_not_threads():
+    variants = [
+        BatchedVerifier(),
+        BatchedVerifier(minimum_similarity=0.6),
+        BatchedVerifier(threshold=0.05),
+        BatchedVerifier(best_matches=7),
+    ]
+    assert len({verifier.fingerprint for verifier in variants}) == 4
+    assert BatchedVerifier(threads=1).fingerprint == BatchedVerifier(threads=3).fingerprint
+    assert BatchedVerifier(threads=1) == BatchedVerifier(threads=3)
+
+
+def test_inliers_counts_matches():
+    assert Verification(9, np.zeros((5, 2), np.int32), np.eye(3), 1.0).inliers == 5
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_solve_as_numpy_does(size, seed):
+    random = np.random.default_rng(seed)
+    matrix, right = random.normal(size=(size, size)), random.normal(size=size)
+    matrix[0, 0] = 0  # needs a pivot
+    if size > 1:
+        expected = np.linalg.solve(matrix, right)
+        assert solve(matrix, right)
+        assert right == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    else:
+        assert not solve(matrix, right)
+
+
+def test_a_singular_system_is_not_solved():
+    assert not solve(np.array([[1.0, 2.0], [2.0, 4.0]]), np.ones(2))
+
+
+def test_affinity_by_least_squares():
+    random = np.random.default_rng(22)
+    source = random.random((30, 2))
+    target = mapped(SHEARED / 100, source) / 3 + random.normal(scale=0.1, size=source.shape)
+    chosen = random.random(30) < 0.7
+    design = np.column_stack([source, np.ones(30)])[chosen]
+    expected = np.linalg.lstsq(design, target[chosen])[0].T
+    model = np.zeros(8)
+    assert fit(source, target, chosen, 6, model)
+    assert model[:6].reshape(2, 3) == pytest.approx(expected)
+    assert (model[6:] == 0).all()
+
+
+def test_homography_through_exact_points():
+    random = np.random.default_rng(23)
+    source = random.random((60, 2))
+    truth = np.array([[1.2, 0.1, -0.1], [0.1, 0.9, 0.1], [0.02, -0.03, 1]])
+    model = np.array([1, 0, 0, 0, 1, 0, 0, 0.0])
+    assert fit(source, mapped(truth, source), np.ones(60, np.bool_), 8, model)
+    # The pull on the perspective terms costs a little.
+    assert mapped(np.append(model, 1).reshape(3, 3), source) == pytest.approx(mapped(truth, source), abs=1e-3)
+
+
+def test_best_matches_give_the_hypotheses():
+    """The model goes through two of the first matches: what only later ones agree on is not found."""
+    random = np.random.default_rng(24)
+    source, target = random.random((60, 2)), random.random((60, 2))
+    target[30:] = source[30:] + 0.05
+    inlier = np.zeros(60, np.bool_)
+    found = robust_homography(source, target, 0.005, 40, inlier)
+    assert (inlier == (np.arange(60) >= 30)).sum() >= 59
+    assert mapped(found, source[30:]) == pytest.approx(target[30:], abs=1e-3)
+    robust_homography(source, target, 0.005, 25, inlier)
+    assert inlier[30:].sum() < 15
