@@ -11,6 +11,8 @@ TORCH := torch==2.13.0
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -q $(TORCH)
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	# A real Milvus server for the integration tests; without it (it is made for Linux) they run on Milvus Lite.
+	-$(BIN)/pip install --disable-pip-version-check -q --no-deps milvus==2.3.5
 	touch $@
 
 demo: .venv/installed

@@ -11,14 +11,13 @@ Keypoints are stored as fractions of the photo's longest side (0 to 65535).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import pybase64
 
 from connector.errors import CorruptPayloadError, InvalidInputError
 from extractor.features import ImageFeatures, LocalFeatures
@@ -125,7 +124,7 @@ def digest(payload: bytes) -> str:
 def split(payload: bytes) -> list[str]:
     """The payload as texts of at most 65,535 characters, in order; at least one."""
     starts = range(0, max(len(payload), 1), CHUNK_BYTES)
-    return [base64.b64encode(payload[start : start + CHUNK_BYTES]).decode("ascii") for start in starts]
+    return [pybase64.b64encode(payload[start : start + CHUNK_BYTES]).decode("ascii") for start in starts]
 
 
 def join(chunks: Sequence[str], *, owner: str) -> bytearray:
@@ -137,7 +136,7 @@ def join(chunks: Sequence[str], *, owner: str) -> bytearray:
     payload = bytearray()
     for chunk in chunks:
         try:
-            payload += binascii.a2b_base64(chunk, strict_mode=True)
+            payload += pybase64.b64decode(chunk, validate=True)
         except ValueError:
             raise damaged(owner, "a chunk is not base64") from None
     return payload

@@ -80,7 +80,7 @@ class ImageFeatures:
         size: (width, height) in pixels of the original photo, EXIF orientation applied.
         global_descriptor: float32 [D] of unit norm.
         local: the local features.
-        extractor: fingerprint of model, weights and parameters. Features of different fingerprints never meet.
+        extractor: fingerprint of model, weights and parameters; features of different ones never meet.
 
     Raises:
         ValueError: the id is empty, or the descriptor is not a finite unit vector.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -29,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -348,13 +349,15 @@ def _print_evaluation(figures: Evaluation) -> None:
     table = Table(
         title=f"{escape(figures.dataset)}: {figures.queries} queries, {figures.index} index photos",
         title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("method")
+    table.add_column("\nmethod", no_wrap=True)
     for protocol in figures.protocols:
-        table.add_column(f"{protocol} mAP", justify="right")
-        table.add_column("gain", justify="right")
-        table.add_column("mP@10", justify="right")
-    table.add_column("seconds", justify="right")
+        table.add_column(f"{escape(protocol)}\nmAP", justify="right", no_wrap=True)
+        table.add_column("\ngain", justify="right", no_wrap=True, style="dim")
+        table.add_column("\nmP@10", justify="right", no_wrap=True)
+    table.add_column("\nseconds", justify="right", no_wrap=True)
     before: dict[str, float] = {}
     for method, scores, seconds in figures.rows():
         row = [method]

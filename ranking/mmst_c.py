@@ -16,6 +16,7 @@ from ranking.region import shared_region
 
 BRIDGE_WEIGHT = 0.2
 DEPTH = 10
+MINIMUM_CHAIN = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,9 @@ class SpanningTree:
         return dict(zip(self.order.tolist(), self.parent.tolist(), strict=True))
 
 
-def grow_tree(graph: MatchGraph, root: int, depth: int = DEPTH, minimum: float = 0.01) -> SpanningTree:
+def grow_tree(
+    graph: MatchGraph, root: int, depth: int = DEPTH, minimum: float = MINIMUM_CHAIN
+) -> SpanningTree:
     """Grow the maximum spanning tree from one image, the most confident chain first.
 
     Prim's algorithm (as in EGT, Chang et al. 2019), modified: an edge counts for the confidence of the

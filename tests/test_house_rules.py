@@ -1,4 +1,4 @@
-"""Imports run down only: the engines know neither one another nor the face, and load no more than they need."""
+"""Imports run down only: the engines know neither one another nor the face, and load only what they need."""
 
 import ast
 import json

@@ -108,32 +108,30 @@ def _shadows(scene: Scene, size: tuple[int, int]) -> tuple[NDArray[np.float32], 
     """Where the sun does not reach the ground [H, W, 1], and where walls and things stand on it [H, W, 1]."""
     half = size[0] // 2, size[1] // 2
     plane = scene.camera.plane(half, np.zeros(3), np.array([1.0, 0, 0]), np.array([0, 1.0, 0]))
-    shadow, contact = np.zeros(half[::-1], np.uint8), np.zeros(half[::-1], np.uint8)
+    shadow, contact = np.zeros((2, half[1], half[0]), np.uint8)
     sun = np.asarray(scene.light.sun)
-    building = scene.building
-    outlines = [face.corners[:, :2] - face.corners[:, 2:] * sun[:2] / sun[2] for face in building.faces]
-    for outline in outlines:
-        _fill(shadow, plane, outline)
-    for face in building.faces:
+    for face in scene.building.faces:
+        _fill(shadow, plane, face.corners[:, :2] - face.corners[:, 2:] * sun[:2] / sun[2])
         feet = face.corners[face.corners[:, 2] < 0.01][:, :2]
-        if len(feet) >= 2:
-            out = face.normal[:2] * 1.2
-            _fill(contact, plane, np.array([feet[0], feet[1], feet[1] + out, feet[0] + out]))
+        if len(feet) == 2:
+            _fill(contact, plane, np.concatenate([feet, feet[::-1] + 1.2 * face.normal[:2]]))
+    circle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     for item in scene.items:
         if item.cutout:
             middle, width = item.foot
-            turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-            _fill(contact, plane, middle[:2] + 0.35 * width * np.stack([np.cos(turn), np.sin(turn)], 1))
-    soft = (2 * round(size[0] / 250) + 1,) * 2
-    return tuple(
-        cv2.resize(cv2.blur(layer, soft), size)[..., None] * np.float32(1 / 255)
-        for layer in (shadow, contact)
-    )
+            outline = middle[:2] + 0.35 * width * np.stack([np.cos(circle), np.sin(circle)], axis=1)
+            _fill(contact, plane, outline)
+    blur = 2 * round(size[0] / 250) + 1
+
+    def soft(layer: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return cv2.resize(cv2.blur(layer, (blur, blur)), size)[..., None] * np.float32(1 / 255)
+
+    return soft(shadow), soft(contact)
 
 
 def _fill(layer: NDArray[np.uint8], plane: NDArray[np.float64], outline: NDArray[np.float64]) -> None:
+    """Fill a convex outline [N, 2] on the ground with 255."""
     pixels = project(plane, outline)
     if pixels is not None:
-        cv2.fillConvexPoly(
-            layer, np.round(np.clip(pixels, -4000, 4000) * 16).astype(np.int32), 255, cv2.LINE_8, 4
-        )
+        fixed = np.round(np.clip(pixels, -4000, 4000) * 16).astype(np.int32)
+        cv2.fillConvexPoly(layer, fixed, 255, cv2.LINE_8, 4)

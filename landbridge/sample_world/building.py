@@ -1,4 +1,4 @@
-"""Buildings as solids of flat, textured faces: bodies, towers, turrets, gables, hips, domes, porticos, annexes."""
+"""Buildings as solids of flat, textured faces: bodies, towers, gables, hips, domes, porticos, annexes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import facade
-from .facade import Style
+from .style import Style
 from .texture import Texture
 
 SIDES = ("front", "front-right", "right", "back-right", "back", "back-left", "left", "front-left")
@@ -76,8 +77,8 @@ class _Sheet:
 class Building:
     """A building with a style of its own on each of its four sides, so that no two sides look alike.
 
-    Two buildings of one kind and one `style_seed` are look-alikes: same sort of volumes, same materials, colours
-    and types of windows, but other proportions and other details.
+    Two buildings of one kind and one `style_seed` are look-alikes: same sort of volumes, same materials,
+    colours and types of windows, but other proportions and other details.
 
     Args:
         kind: one of `KINDS`.
@@ -161,47 +162,34 @@ class Building:
             end = outline[(index + 1) % len(outline)]
             self.face([(*start, low), (*end, low), tip], facade.roof)
 
-    def hip(self, x: float, y: float, depth: float, width: float, low: float, high: float) -> None:
-        """Cover a rectangle with four slopes that meet in a ridge along its longer extent."""
-        corners = box(x, y, depth, width)
-        run = abs(width - depth) / 2
-        along = np.array([0.0, run]) if width > depth else np.array([run, 0.0])
-        ends = np.array([x, y]) + np.outer((-1, 1), along)
-        nearest = [int(np.argmin(np.linalg.norm(ends - corner, axis=1))) for corner in corners]
-        for index in range(4):
-            following = (index + 1) % 4
-            base = [(*corners[index], low), (*corners[following], low)]
-            top = [(*ends[nearest[following]], high)]
+    def hip(self, base: NDArray[np.float64], low: float, high: float) -> None:
+        """Cover a `box` with four slopes that meet in a ridge along its longer extent."""
+        centre, size = base.mean(0), np.ptp(base, axis=0)
+        run = np.array([max(size[0] - size[1], 0.0), max(size[1] - size[0], 0.0)]) / 2
+        ends = centre + np.outer((-1, 1), run)
+        nearest = [int(np.argmin(np.linalg.norm(ends - corner, axis=1))) for corner in base]
+        for index, following in ((0, 1), (1, 2), (2, 3), (3, 0)):
+            corners = [(*base[index], low), (*base[following], low), (*ends[nearest[following]], high)]
             if nearest[index] != nearest[following]:
-                top.append((*ends[nearest[index]], high))
-            self.face(base + top, facade.roof)
+                corners.append((*ends[nearest[index]], high))
+            self.face(corners, facade.roof)
 
-    def saddle(
-        self, x: float, y: float, depth: float, width: float, low: float, high: float, along_x: bool
-    ) -> None:
-        """Cover a rectangle with two slopes and two gables; the ridge runs along x or along y."""
-        a, b, c, d = [(*corner, low) for corner in box(x, y, depth, width)]
-        if along_x:
-            ends = (x - depth / 2, y, high), (x + depth / 2, y, high)
-            self.face([a, b, ends[1], ends[0]], facade.roof)
-            self.face([c, d, ends[0], ends[1]], facade.roof)
-            self.face([b, c, ends[1]], facade.gable)
-            self.face([d, a, ends[0]], facade.gable)
-        else:
-            ends = (x, y - width / 2, high), (x, y + width / 2, high)
-            self.face([b, c, ends[1], ends[0]], facade.roof)
-            self.face([d, a, ends[0], ends[1]], facade.roof)
-            self.face([a, b, ends[0]], facade.gable)
-            self.face([c, d, ends[1]], facade.gable)
+    def saddle(self, base: NDArray[np.float64], low: float, high: float, along: int) -> None:
+        """Cover a `box` with two slopes and two gables; the ridge runs along x (0) or along y (1)."""
+        corners = np.roll(base, -along, axis=0)
+        a, b, c, d = [(*corner, low) for corner in corners]
+        first = (*(corners[3] + corners[0]) / 2, high)
+        second = (*(corners[1] + corners[2]) / 2, high)
+        self.face([a, b, second, first], facade.roof)
+        self.face([c, d, first, second], facade.roof)
+        self.face([b, c, second], facade.gable)
+        self.face([d, a, first], facade.gable)
 
-    def dome(self, x: float, y: float, radius: float, low: float, height: float, sides: int = 12) -> None:
+    def dome(self, centre: ArrayLike, radius: float, low: float, height: float, sides: int = 12) -> None:
         """Cover a circle with a dome of flat facets, three rings high."""
-        rings = np.linspace(0, np.pi / 2, 4)
-        for lower, upper in zip(rings[:-1], rings[1:], strict=True):
-            inner, outer = (
-                polygon(x, y, radius * np.cos(upper), sides),
-                polygon(x, y, radius * np.cos(lower), sides),
-            )
+        for lower, upper in pairwise(np.linspace(0, np.pi / 2, 4).tolist()):
+            outer = polygon(centre, radius * np.cos(lower), sides)
+            inner = polygon(centre, radius * np.cos(upper), sides)
             bottom, top = low + height * np.sin(lower), low + height * np.sin(upper)
             for index in range(sides):
                 following = (index + 1) % sides
@@ -211,28 +199,34 @@ class Building:
                 self.face(corners, facade.roof)
 
     def tower(
-        self, x: float, y: float, width: float, low: float, high: float, cap: str, sides: int = 4
+        self, centre: ArrayLike, width: float, low: float, high: float, cap: str, sides: int = 4
     ) -> None:
-        """Raise a tower of four or eight sides under a `spire`, a `dome` or a `flat` top with battlements."""
-        outline = box(x, y, width, width) if sides == 4 else polygon(x, y, width / 2, sides)
-        self.walls(outline, low, high, _plain_wall)
+        """Raise a tower of four or eight sides under a `spire`, a `dome` or a `flat` top with a parapet."""
+        base = box(centre, (width, width)) if sides == 4 else polygon(centre, width / 2, sides)
+        self.walls(base, low, high, _plain_wall)
         if cap == "spire":
-            self.spire((outline - (x, y)) * 1.08 + (x, y), high, high + width * 1.5)
+            self.spire(grown(base, 1.08), high, high + 1.5 * width)
         elif cap == "dome":
-            self.dome(x, y, 0.52 * width, high, 0.6 * width, 8)
+            self.dome(centre, 0.52 * width, high, 0.6 * width, 8)
         else:
-            self.walls((outline - (x, y)) * 1.12 + (x, y), high - 0.3, high + 1.2, facade.parapet)
+            self.walls(grown(base, 1.12), high - 0.3, high + 1.2, facade.parapet)
 
 
-def box(x: float, y: float, depth: float, width: float) -> NDArray[np.float64]:
-    """Corners [4, 2] of a rectangle around (x, y), counter-clockwise, `depth` along x and `width` along y."""
-    return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (depth / 2, width / 2) + (x, y)
+def box(centre: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
+    """Corners [4, 2] of a rectangle, counter-clockwise, of a depth along x and a width along y."""
+    return np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]) * size + np.asarray(centre)
 
 
-def polygon(x: float, y: float, radius: float, sides: int) -> NDArray[np.float64]:
-    """Corners [sides, 2] of a regular polygon around (x, y), one of its edges looking along x."""
+def polygon(centre: ArrayLike, radius: float, sides: int) -> NDArray[np.float64]:
+    """Corners [sides, 2] of a regular polygon, one of its edges looking along x."""
     angle = (np.arange(sides) - 0.5) * 2 * np.pi / sides
-    return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], axis=1)
+    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1) + np.asarray(centre)
+
+
+def grown(outline: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """The outline [N, 2] made larger about its middle."""
+    middle = outline.mean(0)
+    return (outline - middle) * factor + middle
 
 
 def _plain_wall(
@@ -248,7 +242,7 @@ def _door_wall(
 
 
 def _side_style(rng: np.random.Generator, common: Style) -> Style:
-    """A side keeps what the whole building has in common in part only."""
+    """The style of one side, which shares storeys, the material of the roof and perhaps a colour."""
     own = Style.random(rng)
     return replace(
         own,
@@ -262,128 +256,104 @@ def _side_style(rng: np.random.Generator, common: Style) -> Style:
 
 # A body's walls in the order of `box`: the first edge looks to the left (-y), the second to the front (+x).
 _BODY: list[_Painter] = [_plain_wall, _door_wall, _plain_wall, _door_wall]
+_SIGNS = np.array([-1.0, 1.0])
+_CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 def _palace(building: Building, rng: np.random.Generator) -> None:
     depth, width, high = rng.uniform(13, 18), rng.uniform(20, 27), rng.uniform(10, 14)
-    building.walls(box(0, 0, depth, width), 0, high, _BODY)
-    building.hip(0, 0, depth + 0.6, width + 0.6, high, high + rng.uniform(3.5, 5.5))
+    body = box((0, 0), (depth, width))
+    building.walls(body, 0, high, _BODY)
+    building.hip(grown(body, 1.03), high, high + rng.uniform(3.5, 5.5))
     wing = rng.uniform(6.5, 8.5)
-    building.walls(
-        box(depth / 2 + 1.1, 0, 2.2, wing), 0, high + 1, [_plain_wall, _door_wall, _plain_wall, _plain_wall]
-    )
-    building.saddle(depth / 2 + 0.4, 0, 3.8, wing + 0.4, high + 1, high + 3.4, along_x=True)
-    aside = rng.choice([-1, 1]) * rng.uniform(0.15, 0.3) * width
-    building.tower(
-        0, aside, rng.uniform(4, 5), high, high + rng.uniform(6, 8), str(rng.choice(["dome", "spire"])), 8
-    )
-    building.walls(box(-depth / 4, width / 2 + 2, 6, 4), 0, 0.6 * high, _plain_wall)
-    building.hip(-depth / 4, width / 2 + 2, 6.4, 4.4, 0.6 * high, 0.6 * high + 1.8)
+    building.walls(box((depth / 2 + 1.1, 0), (2.2, wing)), 0, high + 1, _BODY)
+    building.saddle(box((depth / 2 + 0.4, 0), (3.8, wing + 0.4)), high + 1, high + 3.4, along=0)
+    cupola = (0, rng.choice(_SIGNS) * rng.uniform(0.15, 0.3) * width)
+    cap = str(rng.choice(["dome", "spire"]))
+    building.tower(cupola, rng.uniform(4, 5), high, high + rng.uniform(6, 8), cap, 8)
+    annex = box((-depth / 4, width / 2 + 2), (6, 4))
+    building.walls(annex, 0, 0.6 * high, _plain_wall)
+    building.hip(grown(annex, 1.07), 0.6 * high, 0.6 * high + 1.8)
 
 
 def _church(building: Building, rng: np.random.Generator) -> None:
     depth, width, high = rng.uniform(20, 25), rng.uniform(12, 15), rng.uniform(10, 13)
-    building.walls(box(0, 0, depth, width), 0, high, _BODY)
-    building.saddle(0, 0, depth, width + 0.6, high, high + 0.45 * width, along_x=True)
-    tower = rng.uniform(4.5, 5.5)
-    caps = ("spire", "dome", "flat")
-    for side in (-1, 1) if rng.random() < 0.5 else (int(rng.choice([-1, 1])),):
-        building.tower(
-            depth / 2 - 0.3 * tower,
-            side * (width / 2 - 0.1),
-            tower,
-            0,
-            high + rng.uniform(6, 11),
-            str(rng.choice(caps)),
-        )
-    apse = polygon(-depth / 2, 0, 0.36 * width, 8)
+    building.walls(box((0, 0), (depth, width)), 0, high, _BODY)
+    building.saddle(box((0, 0), (depth, width + 0.6)), high, high + 0.45 * width, along=0)
+    size = rng.uniform(4.5, 5.5)
+    for side in _SIGNS if rng.random() < 0.5 else rng.choice(_SIGNS, 1):
+        place = (depth / 2 - 0.3 * size, side * (width / 2 - 0.1))
+        cap = str(rng.choice(["spire", "dome", "flat"]))
+        building.tower(place, size, 0, high + rng.uniform(6, 11), cap)
+    apse = polygon((-depth / 2, 0), 0.36 * width, 8)
     building.walls(apse, 0, 0.75 * high, _plain_wall)
-    building.spire((apse - (-depth / 2, 0)) * 1.05 + (-depth / 2, 0), 0.75 * high, high + 1)
-    building.walls(box(-depth / 6, 0, 6.5, width + 5), 0, 0.85 * high, _BODY)
-    building.saddle(-depth / 6, 0, 6.8, width + 5, 0.85 * high, high + 2, along_x=False)
+    building.spire(grown(apse, 1.05), 0.75 * high, high + 1)
+    transept = box((-depth / 6, 0), (6.5, width + 5))
+    building.walls(transept, 0, 0.85 * high, _BODY)
+    building.saddle(transept, 0.85 * high, high + 2, along=1)
 
 
 def _town_hall(building: Building, rng: np.random.Generator) -> None:
     depth, width, high = rng.uniform(14, 18), rng.uniform(19, 24), rng.uniform(11, 14)
-    building.walls(box(0, 0, depth, width), 0, high, _BODY)
-    building.hip(0, 0, depth + 0.6, width + 0.6, high, high + rng.uniform(4, 6))
+    body = box((0, 0), (depth, width))
+    building.walls(body, 0, high, _BODY)
+    building.hip(grown(body, 1.03), high, high + rng.uniform(4, 6))
     y = rng.uniform(-0.35, 0.35) * width
-    building.tower(
-        depth / 2 - 1.5,
-        y,
-        rng.uniform(5, 6),
-        0,
-        high + rng.uniform(8, 11),
-        str(rng.choice(["spire", "flat"])),
-    )
-    for corner in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+    cap = str(rng.choice(["spire", "flat"]))
+    building.tower((depth / 2 - 1.5, y), rng.uniform(5, 6), 0, high + rng.uniform(8, 11), cap)
+    for corner in _CORNERS:
         if rng.random() < 0.6 and corner[1] * y <= 0.2 * width:
-            x = corner[0] * depth / 2
-            building.tower(x, corner[1] * width / 2, 3.2, 0, high + rng.uniform(1, 3), "spire", 8)
+            place = np.multiply(corner, (depth, width)) / 2
+            building.tower(place, 3.2, 0, high + rng.uniform(1, 3), "spire", 8)
 
 
 def _museum(building: Building, rng: np.random.Generator) -> None:
     depth, width, high = rng.uniform(16, 20), rng.uniform(20, 26), rng.uniform(9, 11)
-    building.walls(box(0, 0, depth, width), 0, high, _BODY)
-    building.walls(box(0, 0, depth - 1, width - 1), high, high + 1.5, facade.parapet)
+    body = box((0, 0), (depth, width))
+    building.walls(body, 0, high, _BODY)
+    building.walls(grown(body, 0.95), high, high + 1.5, facade.parapet)
     porch = rng.uniform(9, 12)
-    front: list[_Painter] = [facade.colonnade] * 4
-    building.walls(box(depth / 2 + 2, 0, 4, porch), 0, high - 1, front)
-    building.saddle(depth / 2 + 1.5, 0, 5.4, porch + 0.6, high - 1, high + 2, along_x=True)
-    drum, y = rng.uniform(4.5, 6), rng.choice([-1, 1]) * rng.uniform(2.5, 5)
-    building.walls(polygon(-1, y, drum, 12), high, high + 3.2, _plain_wall)
-    building.dome(-1, y, 1.04 * drum, high + 3.2, rng.uniform(0.8, 1.1) * drum)
-    x, y = rng.choice([-1, 1]) * (depth / 2 - 2), -np.sign(y) * (width / 2 - 2)
-    building.tower(
-        x, y, rng.uniform(3.4, 4.4), 0, high + rng.uniform(3, 6), str(rng.choice(["spire", "flat"]))
-    )
-    building.walls(box(-depth / 2 - 2, rng.uniform(-5, 5), 4, 6), 0, 0.65 * high, _BODY)
+    building.walls(box((depth / 2 + 2, 0), (4, porch)), 0, high - 1, facade.colonnade)
+    building.saddle(box((depth / 2 + 1.5, 0), (5.4, porch + 0.6)), high - 1, high + 2, along=0)
+    radius, side = rng.uniform(4.5, 6), rng.choice(_SIGNS)
+    drum = (-1, side * rng.uniform(2.5, 5))
+    building.walls(polygon(drum, radius, 12), high, high + 3.2, _plain_wall)
+    building.dome(drum, 1.04 * radius, high + 3.2, rng.uniform(0.8, 1.1) * radius)
+    place = (rng.choice(_SIGNS) * (depth / 2 - 2), -side * (width / 2 - 2))
+    cap = str(rng.choice(["spire", "flat"]))
+    building.tower(place, rng.uniform(3.4, 4.4), 0, high + rng.uniform(3, 6), cap)
+    building.walls(box((-depth / 2 - 2, rng.uniform(-5, 5)), (4, 6)), 0, 0.65 * high, _BODY)
 
 
 def _castle(building: Building, rng: np.random.Generator) -> None:
     depth, width, high = rng.uniform(14, 18), rng.uniform(17, 22), rng.uniform(9, 12)
-    building.walls(box(0, 0, depth, width), 0, high, _BODY)
-    building.walls(box(0, 0, depth + 0.8, width + 0.8), high - 0.4, high + 1.3, facade.parapet)
-    for corner in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-        size = rng.uniform(4, 6)
-        cap = str(rng.choice(["spire", "spire", "flat", "dome"]))
-        building.tower(
-            corner[0] * depth / 2,
-            corner[1] * width / 2,
-            size,
-            0,
-            high + rng.uniform(2, 6),
-            cap,
-            int(rng.choice([4, 8])),
-        )
-    keep = rng.uniform(7, 9)
-    shift = rng.choice([-1, 1]) * rng.uniform(2, 4)
-    building.walls(box(-1, shift, keep, keep), high, high + rng.uniform(4, 6), _plain_wall)
+    body = box((0, 0), (depth, width))
+    building.walls(body, 0, high, _BODY)
+    building.walls(grown(body, 1.04), high - 0.4, high + 1.3, facade.parapet)
+    for corner in _CORNERS:
+        place = np.multiply(corner, (depth, width)) / 2
+        cap, sides = str(rng.choice(["spire", "spire", "flat", "dome"])), int(rng.choice([4, 8]))
+        building.tower(place, rng.uniform(4, 6), 0, high + rng.uniform(2, 6), cap, sides)
+    keep, side = rng.uniform(7, 9), rng.choice(_SIGNS) * rng.uniform(2, 4)
+    building.walls(box((-1, side), (keep, keep)), high, high + rng.uniform(4, 6), _plain_wall)
 
 
 def _stepped(building: Building, rng: np.random.Generator) -> None:
-    depth, width, high = rng.uniform(15, 20), rng.uniform(18, 24), rng.uniform(7, 9)
-    building.walls(box(0, 0, depth, width), 0, high, _BODY)
-    building.walls(box(0, 0, depth + 0.5, width + 0.5), high - 0.3, high + 1, facade.parapet)
-    inner = np.array([0.75 * depth, 0.6 * width])
-    shift = rng.choice([-1, 1], 2) * rng.uniform(0.06, 0.15, 2) * (depth, width)
+    size, high = rng.uniform((15, 18), (20, 24)), rng.uniform(7, 9)
+    body = box((0, 0), size)
+    building.walls(body, 0, high, _BODY)
+    building.walls(grown(body, 1.02), high - 0.3, high + 1, facade.parapet)
+    corner = rng.choice(_SIGNS, 2)
+    inner, shift = size * (0.75, 0.6), corner * rng.uniform(0.06, 0.15, 2) * size
     middle, top = high + rng.uniform(4.5, 6.5), high + rng.uniform(9, 13)
-    building.walls(box(*shift, *inner), high, middle, _plain_wall)
-    building.walls(box(*shift, *(inner + 0.5)), middle - 0.3, middle + 1, facade.parapet)
+    building.walls(box(shift, inner), high, middle, _plain_wall)
+    building.walls(box(shift, inner + 0.5), middle - 0.3, middle + 1, facade.parapet)
     small = inner * rng.uniform(0.4, 0.55, 2)
-    shift += np.sign(shift) * (inner - small) * rng.uniform(0.15, 0.4, 2)
-    building.walls(box(*shift, *small), middle, top, _plain_wall)
-    building.hip(*shift, *(small + 0.5), top, top + rng.uniform(2.5, 5))
-    building.tower(
-        -np.sign(shift[0]) * depth / 2,
-        -np.sign(shift[1]) * width / 2,
-        3.6,
-        0,
-        high + rng.uniform(2, 5),
-        "dome",
-        8,
-    )
-    building.walls(box(depth / 2 + 1.5, 0, 3, 0.4 * width), 0, 0.7 * high, facade.colonnade)
+    upper = box(shift + corner * (inner - small) * rng.uniform(0.15, 0.4, 2), small)
+    building.walls(upper, middle, top, _plain_wall)
+    building.hip(grown(upper, 1.06), top, top + rng.uniform(2.5, 5))
+    building.tower(-corner * size / 2, 3.6, 0, high + rng.uniform(2, 5), "dome", 8)
+    building.walls(box((size[0] / 2 + 1.5, 0), (3, 0.4 * size[1])), 0, 0.7 * high, facade.colonnade)
 
 
 KINDS: dict[str, Callable[[Building, np.random.Generator], None]] = {

@@ -1,4 +1,4 @@
-"""A pinhole camera in the world: where it stands, where it looks, and how points and planes fall on the photo."""
+"""A pinhole camera: where it stands, where it looks, and how points and planes fall on its photo."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Camera:
         return np.stack([cos * right + sin * down, cos * down - sin * right, forward])
 
     def intrinsics(self, size: tuple[int, int]) -> NDArray[np.float64]:
-        """Calibration matrix [3, 3] of a photo of (width, height) pixels; pixel centres are at whole numbers."""
+        """Calibration matrix [3, 3] for (width, height) pixels whose centres are at whole numbers."""
         width, height = size
         focal = self.focal * width
         return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
@@ -52,6 +52,6 @@ class Camera:
         right: NDArray[np.float64],
         up: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Homography [3, 3] from a plane's own coordinates in metres to pixels; its scale is depth in metres."""
+        """Homography [3, 3] from a plane's own metres to pixels; its third row gives the depth."""
         columns = self.rotation @ np.stack([right, up, origin - np.asarray(self.position)], axis=1)
         return self.intrinsics(size) @ columns

@@ -1,106 +1,15 @@
-"""The facade grammar: a style says how a wall is laid out, a seed says what every single part of it looks like."""
+"""The facade grammar: walls, roofs, gables, parapets and colonnades, filled by chance in a given style."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import material, ornament
-from .texture import GLASS, Canvas, Colour, Texture, scaled, vary
-
-WALL_COLOURS: tuple[Colour, ...] = (
-    (206, 182, 142),
-    (216, 206, 184),
-    (150, 82, 62),
-    (214, 168, 96),
-    (212, 164, 142),
-    (146, 144, 146),
-    (172, 188, 160),
-    (226, 220, 208),
-    (118, 108, 98),
-    (186, 116, 84),
-    (156, 168, 182),
-    (184, 172, 128),
-)
-TRIM_COLOURS: tuple[Colour, ...] = (
-    (228, 220, 202),
-    (196, 182, 156),
-    (158, 148, 136),
-    (236, 232, 224),
-    (176, 132, 104),
-    (120, 112, 104),
-)
-WOOD_COLOURS: tuple[Colour, ...] = ((238, 236, 228), (86, 58, 40), (44, 62, 54), (122, 44, 36), (52, 60, 84))
-ROOF_COLOURS: tuple[Colour, ...] = ((158, 84, 60), (84, 88, 98), (108, 148, 130), (118, 98, 82), (70, 66, 64))
-
-
-@dataclass(frozen=True)
-class Style:
-    """The architectural style of one side of a building: two buildings of one style are look-alikes.
-
-    Attributes:
-        wall: name of the wall's material.
-        wall_colour: its colour.
-        trim_colour: colour of surrounds, ledges and columns.
-        wood_colour: colour of window frames and doors.
-        roof: name of the roof's material.
-        roof_colour: its colour.
-        block: height of a stone or brick course, metres.
-        storey: height of a storey, metres.
-        bay: width of a bay, metres.
-        head: how windows end at the top.
-        crown: what sits above windows.
-        panes: panes of a window, across and up.
-        columns: whether columns stand between the bays.
-        shutters: whether windows have shutters.
-        dentil: spacing of the teeth below ledges, metres, 0 without.
-        richness: 0 (plain) to 1 (covered with ornament).
-        age: 0 (new) to 1 (weathered).
-    """
-
-    wall: str
-    wall_colour: Colour
-    trim_colour: Colour
-    wood_colour: Colour
-    roof: str
-    roof_colour: Colour
-    block: float
-    storey: float
-    bay: float
-    head: str
-    crown: str
-    panes: tuple[int, int]
-    columns: bool
-    shutters: bool
-    dentil: float
-    richness: float
-    age: float
-
-    @classmethod
-    def random(cls, rng: np.random.Generator) -> Style:
-        """Draw a style."""
-        head = str(rng.choice(ornament.HEADS, p=[0.4, 0.3, 0.17, 0.13]))
-        return cls(
-            wall=str(rng.choice(list(material.WALLS), p=[0.36, 0.22, 0.14, 0.2, 0.08])),
-            wall_colour=vary(rng, WALL_COLOURS[rng.integers(len(WALL_COLOURS))], 0.06),
-            trim_colour=vary(rng, TRIM_COLOURS[rng.integers(len(TRIM_COLOURS))], 0.05),
-            wood_colour=WOOD_COLOURS[rng.integers(len(WOOD_COLOURS))],
-            roof=str(rng.choice(list(material.ROOFS))),
-            roof_colour=vary(rng, ROOF_COLOURS[rng.integers(len(ROOF_COLOURS))], 0.08),
-            block=rng.uniform(0.3, 0.5),
-            storey=rng.uniform(3.6, 5.0),
-            bay=rng.uniform(2.6, 3.7),
-            head=head,
-            crown=str(rng.choice(["none", "keystone", "shell"] if head == "pointed" else ornament.CROWNS)),
-            panes=(int(rng.integers(2, 4)), int(rng.integers(3, 5))),
-            columns=bool(rng.random() < 0.45),
-            shutters=bool(head == "flat" and rng.random() < 0.3),
-            dentil=float(rng.choice([0.0, 0.45, 0.6, 0.8])),
-            richness=rng.uniform(0.3, 1.0),
-            age=rng.uniform(0.15, 0.85),
-        )
+from . import material, opening, ornament
+from .style import CROWNS, HEADS, Style
+from .texture import GLASS, LAMP, Canvas, Texture, scaled, vary
 
 
 def wall(
@@ -140,13 +49,11 @@ def wall(
 
     special_floor = int(rng.integers(1, len(floors) - 1)) if len(floors) > 2 else 0
     for floor, (bottom, storey) in enumerate(zip(floors[:-1], np.diff(floors), strict=True)):
-        head = style.head if rng.random() < 0.6 else str(rng.choice(ornament.HEADS))
+        head = style.head if rng.random() < 0.6 else str(rng.choice(HEADS))
         for index, (left, bay) in enumerate(zip(bays[:-1], np.diff(bays), strict=True)):
             x = left + bay / 2
             if door and floor == 0 and index == middle and bay > 1.6:
-                ornament.portal(
-                    canvas, rng, x, min(0.62 * bay, 2.0), 0.8 * storey, head, trim, style.wood_colour
-                )
+                opening.portal(canvas, rng, x, min(0.62 * bay, 2.0), 0.8 * storey, head, style)
             elif floor == special_floor and index == middle and len(bays) > 2:
                 _special(canvas, rng, style, x, bottom, bay, storey)
             else:
@@ -166,7 +73,7 @@ def wall(
 
 
 def _rhythm(rng: np.random.Generator, length: float, unit: float) -> NDArray[np.float64]:
-    """Divide a length into parts of about `unit`, no two alike: the ends of the parts, from 0 to the length."""
+    """Divide a length into uneven parts of about `unit`: where the parts end, from 0 to the length."""
     parts = rng.uniform(0.78, 1.28, max(1, round(length / unit)))
     return np.concatenate([[0], np.cumsum(parts)]) * length / parts.sum()
 
@@ -190,7 +97,7 @@ def _cell(
         rng.choice(["window", "pair", "statue", "panel", "oculus", "blank"], p=weights / weights.sum())
     )
     if kind == "statue":
-        ornament.statue(canvas, rng, x, y, min(0.38 * bay, 1.2), 0.62 * storey, trim)
+        opening.statue(canvas, rng, x, y, min(0.38 * bay, 1.2), 0.62 * storey, trim)
     elif kind == "panel":
         wide, tall = rng.uniform(0.45, 0.7) * bay, rng.uniform(0.4, 0.6) * storey
         ornament.panel(canvas, rng, x - wide / 2, y, wide, tall, trim)
@@ -198,30 +105,19 @@ def _cell(
         ornament.rosette(
             canvas, rng, x, bottom + 0.5 * storey, rng.uniform(0.18, 0.27) * bay, trim, style.wood_colour
         )
-    elif kind in ("window", "pair"):
-        own_head = head if rng.random() < 0.8 else str(rng.choice(ornament.HEADS))
-        crown = style.crown if rng.random() < 0.75 else str(rng.choice(ornament.CROWNS))
-        wide, tall = (
-            (0.34 if style.shutters else 0.44) * rng.uniform(0.8, 1.15) * bay,
-            rng.uniform(0.42, 0.6) * storey,
-        )
-        panes = style.panes[0] + int(rng.integers(-1, 2)), style.panes[1] + int(rng.integers(-1, 2))
-        shutter = style.wood_colour if style.shutters and kind == "window" else None
-        for place in (-0.24, 0.24) if kind == "pair" else (0.0,):
-            ornament.window(
-                canvas,
-                rng,
-                x + place * bay,
-                y,
-                wide if kind == "window" else 0.3 * bay,
-                tall,
-                own_head,
-                crown if kind == "window" else "none",
-                panes if kind == "window" else (1, panes[1]),
-                trim,
-                style.wood_colour,
-                shutter,
-            )
+    elif kind != "blank":
+        own_head = head if rng.random() < 0.8 else str(rng.choice(HEADS))
+        tall = rng.uniform(0.42, 0.6) * storey
+        across, up = style.panes[0] + int(rng.integers(-1, 2)), style.panes[1] + int(rng.integers(-1, 2))
+        if kind == "pair":
+            for side in (-0.24, 0.24):
+                opening.window(
+                    canvas, rng, x + side * bay, y, 0.3 * bay, tall, own_head, "none", (1, up), style
+                )
+        else:
+            crown = style.crown if rng.random() < 0.75 else str(rng.choice(CROWNS))
+            wide = (0.34 if style.shutters else 0.44) * rng.uniform(0.8, 1.15) * bay
+            opening.window(canvas, rng, x, y, wide, tall, own_head, crown, (across, up), style)
     if style.richness > 0.6 and rng.random() < style.richness - 0.35:
         ornament.relief(
             canvas, rng, x - 0.3 * bay, bottom + 0.02 * storey, 0.6 * bay, 0.14 * storey, trim, 9, 4
@@ -242,20 +138,8 @@ def _special(
     elif kind == "panel":
         ornament.panel(canvas, rng, x - 0.46 * bay, y + 0.14 * storey, 0.92 * bay, 0.72 * storey, trim)
     else:
-        ornament.window(
-            canvas,
-            rng,
-            x,
-            y + 0.14 * storey,
-            0.66 * bay,
-            0.68 * storey,
-            style.head,
-            "segment",
-            (4, 5),
-            trim,
-            style.wood_colour,
-            None,
-        )
+        wide, tall = 0.66 * bay, 0.68 * storey
+        opening.window(canvas, rng, x, y + 0.14 * storey, wide, tall, style.head, "segment", (4, 5), style)
 
 
 def _corners(canvas: Canvas, rng: np.random.Generator, style: Style) -> None:
@@ -302,19 +186,18 @@ def roof(style: Style, rng: np.random.Generator, width: float, height: float, de
             if rng.random() < 0.65:
                 head = str(rng.choice(["flat", "round"]))
                 crown = str(rng.choice(["triangle", "segment"]))
-                ornament.window(
+                tall = min(1.4, 0.45 * height)
+                opening.window(
                     canvas,
                     rng,
                     x,
                     0.18 * height,
                     0.9,
-                    min(1.4, 0.45 * height),
+                    tall,
                     head,
                     crown,
                     (2, 2),
-                    style.trim_colour,
-                    style.wood_colour,
-                    None,
+                    replace(style, shutters=False),
                 )
             else:
                 canvas.rectangle(
@@ -324,7 +207,7 @@ def roof(style: Style, rng: np.random.Generator, width: float, height: float, de
                     0.3 * height + 0.9,
                     (52, 60, 70),
                     GLASS,
-                    int(rng.integers(1, 255)),
+                    int(rng.integers(1, LAMP)),
                 )
     canvas.line([(0, height), (width, height)], 0.3, vary(rng, style.trim_colour, 0.15), 10)
     canvas.line([(0, 0.1), (width, 0.1)], 0.22, vary(rng, (110, 106, 100), 0.15), 12)
@@ -389,9 +272,7 @@ def colonnade(style: Style, rng: np.random.Generator, width: float, height: floa
     for left, bay in zip(bays[:-1], np.diff(bays), strict=True):
         x = left + bay / 2
         if rng.random() < 0.5:
-            ornament.portal(
-                canvas, rng, x, 0.4 * bay, 0.5 * height, "flat", style.trim_colour, style.wood_colour
-            )
+            opening.portal(canvas, rng, x, 0.4 * bay, 0.5 * height, "flat", style)
         else:
             wide, tall = rng.uniform(0.4, 0.6) * bay, rng.uniform(0.25, 0.5) * height
             y = rng.uniform(0.1, 0.3) * height

@@ -1,4 +1,4 @@
-"""Things that are nobody's landmark, every one drawn anew: people, trees, cars, lamps, and the houses behind."""
+"""What is nobody's landmark, every one drawn anew: people, trees, cars, lamps, and the houses behind."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from . import material
-from .facade import WALL_COLOURS
-from .ornament import PANE
+from .opening import PANE
+from .style import WALL_COLOURS
 from .texture import GLASS, LAMP, Canvas, Colour, Texture, fractal_noise, vary
 
 _CLOTHES: tuple[Colour, ...] = (
@@ -35,10 +35,9 @@ def person(rng: np.random.Generator, shrink: float) -> Texture:
     stride = rng.uniform(0.03, 0.16)
     for side in (-1, 1):
         foot = 0.45 + side * stride
-        canvas.polygon(
-            [(foot - 0.07, 0), (foot + 0.08, 0), (0.46 + 0.1 * side + 0.07, 0.85), (0.44 + 0.1 * side - 0.07, 0.85)],
-            vary(rng, legs, 0.12), 0, _SOLID,
-        )  # fmt: skip
+        hip = 0.45 + 0.1 * side
+        leg = [(foot - 0.07, 0), (foot + 0.08, 0), (hip + 0.08, 0.85), (hip - 0.08, 0.85)]
+        canvas.polygon(leg, vary(rng, legs, 0.12), 0, _SOLID)
         hand = (0.45 + side * rng.uniform(0.24, 0.36), rng.uniform(0.72, 1.15))
         arm = np.array(
             [(0.45 + side * 0.17, 1.4), (0.45 + side * 0.25, 1.38), hand, (hand[0] - 0.07, hand[1])]
@@ -125,7 +124,8 @@ def _cut(canvas: Canvas, rng: np.random.Generator, shrink: float) -> Texture:
     grain = 1 + 0.12 * fractal_noise(rng, canvas.shape, 6, 2)
     colour = np.clip(canvas.paint[..., :3] * grain[..., None], 4, 250).astype(np.uint8)
     glowing = np.where(canvas.window == _GLOWING, np.uint8(LAMP), np.uint8(0))
-    return Texture(colour, None, glowing, cv2.blur(canvas.window, (2, 2)), canvas.density * shrink)
+    solid = np.asarray(cv2.blur(canvas.window, (2, 2)), np.uint8)
+    return Texture(colour, None, glowing, solid, canvas.density * shrink)
 
 
 def house_wall(rng: np.random.Generator, colours: int, width: float, height: float) -> Texture:
@@ -175,4 +175,4 @@ FIGURES: dict[str, tuple[_Figure, float, float]] = {
     "car": (car, *_SIZES["car"]),
     "lamp": (lamp, *_SIZES["lamp"]),
 }
-"""Painter, width and height in metres of every cut-out; the painter takes the factor by which it is to shrink."""
+"""Painter, width and height in metres of every cut-out; the painter is told by what factor to shrink it."""

@@ -1,4 +1,4 @@
-"""The light of a photo: sun, sky, lamps, and how the camera exposed it. Colours are linear RGB; 1 is paper in sunshine."""
+"""The light of a photo: sun, sky, lamps, and how the camera exposed it, all in linear RGB."""
 
 from __future__ import annotations
 

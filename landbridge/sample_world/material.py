@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ Material = Callable[[Canvas, np.random.Generator, Colour, float], None]
 
 
 def _cover(canvas: Canvas, colour: Colour, shade: NDArray[np.float32], relief: NDArray[np.float32]) -> None:
-    """Paint the whole canvas in a colour times a shade [H, W] or [H, W, 3], with a relief [H, W] in centimetres."""
+    """Paint the canvas in a colour times a shade [H, W] or [H, W, 3], with a relief [H, W] in centimetres."""
     if shade.ndim == 2:
         shade = shade[..., None]
     canvas.paint[..., :3] = np.clip(np.asarray(colour, np.float32) * shade, 3, 250)
@@ -25,7 +26,7 @@ def _cover(canvas: Canvas, colour: Colour, shade: NDArray[np.float32], relief: N
 def _courses(
     canvas: Canvas, rng: np.random.Generator, height: float, aspect: tuple[float, float], spread: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Lay courses of blocks of random widths: the shade [H, W, 3] of every block, and where the joints are."""
+    """Lay courses of blocks of random widths: the shade [H, W, 3] of the blocks, and where joints are."""
     rows, columns = canvas.shape
     edges = np.cumsum(height * canvas.density * rng.uniform(0.85, 1.15, int(canvas.height / height) + 3))
     edges = np.concatenate([[0], np.minimum(np.round(edges), rows)]).astype(int)
@@ -33,7 +34,7 @@ def _courses(
     joint = np.zeros((rows, columns), bool)
     pixel = np.arange(columns)
     thickness = max(1, round(0.03 * canvas.density))
-    for top, bottom in zip(edges[:-1], edges[1:], strict=True):
+    for top, bottom in pairwise(edges.tolist()):
         if bottom <= top:
             break
         widths = rng.uniform(*aspect, int(canvas.width / (height * aspect[0])) + 2) * height * canvas.density
@@ -85,12 +86,11 @@ def rubble(canvas: Canvas, rng: np.random.Generator, colour: Colour, size: float
     joint[:, 1:] |= label[:, 1:] != label[:, :-1]
     joint[1:] |= label[1:] != label[:-1]
     shade[joint] = 0.66
-    _cover(canvas, colour, shade, cv2.blur(np.where(joint, -7, 2).astype(np.float32), (3, 3)))
+    _cover(canvas, colour, shade, np.asarray(cv2.blur(np.where(joint, -7.0, 2.0), (3, 3)), np.float32))
 
 
 def plaster(canvas: Canvas, rng: np.random.Generator, colour: Colour, size: float) -> None:
     """Painted plaster, here and there fallen off the bricks."""
-    rows, columns = canvas.shape
     shade = 1 + 0.10 * fractal_noise(rng, canvas.shape, 6 * size * canvas.density, 5)
     shade = np.repeat(shade[..., None], 3, axis=2)
     relief = fractal_noise(rng, canvas.shape, 10, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +87,7 @@ def _lay(
 def _lit(
     texture: Texture, item: Face | Item, light: Light, lamps: NDArray[np.float32], across: float, up: float
 ) -> tuple[NDArray[np.float32], tuple[float, float]]:
-    """The radiance of a texture [h, w, 3], reduced to the (across, up) pixels per metre at which it is seen."""
+    """Radiance of a texture [h, w, 3], at no more than the given pixels per metre; and those it has."""
     rows, columns = texture.albedo.shape[:2]
     size = (
         max(2, round(columns * min(1.0, across / texture.density))),
@@ -93,7 +95,7 @@ def _lit(
     )
     density = (texture.density * size[0] / columns, texture.density * size[1] / rows)
 
-    def reduced(layer: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def reduced(layer: NDArray[Any]) -> NDArray[Any]:
         return layer if size == (columns, rows) else cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
 
     albedo = linear(reduced(texture.albedo))
@@ -111,7 +113,9 @@ def _lit(
         reach = cv2.transform(reduced(texture.slope), tilt)
     np.maximum(reach[..., 0], 0, out=reach[..., 0])
     reach[..., 1] *= near_ground
-    radiance = cv2.transform(reach, np.stack([light.sunlight, light.skylight], axis=1))
+    radiance = np.asarray(
+        cv2.transform(reach, np.stack([light.sunlight, light.skylight], axis=1)), np.float32
+    )
     if any(light.floodlight) and isinstance(item, Face):
         radiance += np.asarray(light.floodlight, np.float32) / (1 + (height[..., None] / 7) ** 2)
     radiance = radiance * albedo

@@ -73,7 +73,7 @@ class Scene:
 
 
 class _Place:
-    """The ground around a building as seen from a camera: `beyond` metres behind its centre, `side` to the right."""
+    """The ground around a building, from a camera: `beyond` metres behind the centre, `side` to the right."""
 
     def __init__(self, rng: np.random.Generator, camera: Camera) -> None:
         self.rng = rng
@@ -84,7 +84,7 @@ class _Place:
         self.items: list[Item] = []
 
     def figure(self, name: str, low: float, high: float, beyond: float, side: float) -> None:
-        """Stand a cut-out of a random height between `low` and `high` metres on the ground, turned to the camera."""
+        """Stand a cut-out, between `low` and `high` metres tall, on the ground, turned to the camera."""
         painter, wide, tall = FIGURES[name]
         height = self.rng.uniform(low, high)
         width = height * wide / tall

@@ -1,8 +1,7 @@
-"""Painting in metres: a canvas with colour, relief and window numbers, and the building materials drawn on it."""
+"""Painting in metres: textures, and a canvas with colour, relief and window numbers to draw them on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -30,9 +29,9 @@ class Texture:
 
     Attributes:
         albedo: uint8 [H, W, 3], sRGB, with the darkness of recesses baked in.
-        slope: float32 [H, W, 2], rise of the relief to the right and upwards (1 = 45 degrees), or None if flat.
-        window: uint8 [H, W], number of the window that the pixel is glass of, 0 for none, or None without windows.
-        alpha: uint8 [H, W], 255 where there is matter, or None if everywhere.
+        slope: float32 [H, W, 2], rise of the relief to the right and upwards (1 is 45 degrees); None if flat.
+        window: uint8 [H, W], number of the window whose glass it is, 0 for none; None without windows.
+        alpha: uint8 [H, W], 255 where there is matter; None if everywhere.
         density: pixels per metre.
     """
 

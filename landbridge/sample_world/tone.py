@@ -1,4 +1,4 @@
-"""Between stored colour and light: sRGB to linear radiance, and radiance to the photo that a camera makes of it."""
+"""Between stored colour and light: sRGB to linear radiance, and radiance to a camera's photo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NORMAL = np.array([NormalDist().inv_cdf((step + 0.5) / 256) for step in range(2
 
 def linear(colour: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Linear values of sRGB colours of any shape."""
-    return cv2.LUT(colour, _LINEAR)
+    return np.asarray(cv2.LUT(colour, _LINEAR), np.float32)
 
 
 def develop(
@@ -51,7 +51,7 @@ def develop(
     gain = key / max(metered, 1e-3) * 2**light.exposure * np.asarray(light.cast)
     sigma = rng.uniform(0.0, 0.7)
     if sigma > 0.3:
-        radiance = cv2.GaussianBlur(radiance, (0, 0), sigma)
+        radiance = np.asarray(cv2.GaussianBlur(radiance, (0, 0), sigma), np.float32)
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     vignette = (1 - rng.uniform(0.02, 0.16) * (x * x + y * y))[..., None]
     exposed = radiance * (vignette * gain * ((_STEPS - 1) / _BRIGHTEST)).astype(np.float32)
@@ -59,4 +59,4 @@ def develop(
     strength = rng.uniform(3, 7) if light.name == "night" else rng.uniform(0.8, 3)
     draws = np.frombuffer(rng.bytes(photo.size), np.uint8).reshape(photo.shape)
     noise = cv2.LUT(draws, np.round(strength * _NORMAL).astype(np.int16))
-    return cv2.add(photo, noise, dtype=cv2.CV_8U)
+    return np.asarray(cv2.add(photo, noise, dtype=cv2.CV_8U), np.uint8)

@@ -64,7 +64,9 @@ def visibility(scene: Scene, size: tuple[int, int]) -> Visibility:
         near = (slope[0] * columns + slope[2])[None] + (slope[1] * rows)[:, None]
         mask = inside.view(bool) & (near > nearness[y0:y1, x0:x1])
         if isinstance(item, Item) and item.cutout and mask.any():
-            mask &= warp(item.picture.alpha, item.picture.density, plane, (x0, y0, x1, y1)) > 127
+            picture = item.picture
+            assert picture.alpha is not None
+            mask &= warp(picture.alpha, (picture.density,) * 2, plane, windows[index]) > 127
         np.copyto(nearness[y0:y1, x0:x1], near, where=mask)
         np.copyto(surface[y0:y1, x0:x1], index, where=mask)
         if index < faces:
@@ -88,18 +90,20 @@ def project(plane: NDArray[np.float64], outline: NDArray[np.float64]) -> NDArray
 
 
 def warp(
-    layer: NDArray[Any], density: float, plane: NDArray[np.float64], window: tuple[int, int, int, int]
+    layer: NDArray[Any],
+    density: tuple[float, float],
+    plane: NDArray[np.float64],
+    window: tuple[int, int, int, int],
 ) -> NDArray[Any]:
     """Lay a texture over its plane, as seen in a window (x0, y0, x1, y1) of the picture.
 
     Args:
         layer: [H, W] or [H, W, C] with at most four channels, its last row at the plane's lower edge.
-        density: pixels per metre of the layer; (across, up) where they differ, see `reduced`.
+        density: pixels per metre of the layer, across and up.
         plane: homography from the plane in metres to pixels.
         window: the part of the picture to make.
     """
-    across, up = density if isinstance(density, tuple) else (density, density)
-    to_layer = np.array([[across, 0, -0.5], [0, -up, layer.shape[0] - 0.5], [0, 0, 1]])
+    to_layer = np.array([[density[0], 0, -0.5], [0, -density[1], layer.shape[0] - 0.5], [0, 0, 1]])
     x0, y0, x1, y1 = window
     shift = np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1.0]])
     transform = to_layer @ np.linalg.inv(plane) @ shift

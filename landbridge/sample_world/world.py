@@ -1,4 +1,4 @@
-"""The sample world: landmarks, look-alikes and other buildings, and every photo taken of them, with its truth."""
+"""The sample world: landmarks, look-alikes, other buildings, and every photo of them, with its truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .camera import Camera
 from .light import LIGHTS, Light
 from .render import render
 from .scene import Scene, surroundings
-from .visibility import project, visibility
+from .visibility import visibility
 
 Progress = Callable[[int, int], None]
 """Is told how many photos are done, and of how many."""
@@ -31,7 +31,7 @@ EASY_SHARE = 0.25
 
 JUNK_COVER = 0.04
 JUNK_VISIBLE = 0.4
-"""A photo is junk if the building fills less of it, or if less of the building in view is free of obstacles."""
+"""A photo is junk if the building fills less of it, or if less of the building in view is unhidden."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Photo:
         return self.cover < JUNK_COVER or self.visible < JUNK_VISIBLE
 
     def shared(self, other: Photo) -> float:
-        """How well the two photos show one and the same face: the smaller share, for the face that both show best."""
+        """How well both photos show one and the same face: the smaller share, for the best such face."""
         if self.subject != other.subject:
             return 0.0
         return max(
@@ -83,8 +83,8 @@ class Photo:
 class SampleWorld:
     """A seeded world of landmarks that takes its own photos.
 
-    Every landmark is a solid building with a different face on every side; its photos are taken from all around,
-    so that the front and the back are joined only by the photos in between.
+    Every landmark is a solid building with a different face on every side; its photos are taken from all
+    around, so that the front and the back are joined only by the photos in between.
 
     Args:
         seed: the same seed and numbers make the same world, byte for byte.
@@ -165,9 +165,8 @@ class SampleWorld:
         roles += ["query"] * counts["queries_without_match"]
         for number, role in enumerate(roles):
             name = f"distractor-{number:03d}"
-            self.buildings[name] = Building(
-                str(rng.choice(kinds)), *rng.integers(2**31, size=2).tolist(), density=20
-            )
+            kind, style_seed, own_seed = str(rng.choice(kinds)), *rng.integers(2**31, size=2).tolist()
+            self.buildings[name] = Building(kind, style_seed, own_seed, density=20)
             self._requests.append((role, name, False, rng.uniform(0, 360)))
 
     @cached_property
@@ -248,7 +247,7 @@ class SampleWorld:
             replace(scene, items=before), (max(self.size[0] // 4, 32), max(self.size[1] // 4, 32))
         )
         shown = np.bincount(seen.surface[seen.surface >= 0], minlength=len(scene.building.faces))
-        pixels = {side: 0 for side in SIDES}
+        pixels = dict.fromkeys(SIDES, 0)
         for face, count in zip(scene.building.faces, shown.tolist(), strict=False):
             pixels[face.side] += count
         total = sum(pixels.values())
@@ -270,8 +269,9 @@ class SampleWorld:
     def ground_truth(self) -> dict[str, Any]:
         """The truth in the schema of the revisited benchmarks: `imlist`, `qimlist` and `gnd`.
 
-        `easy` are index photos of the query's landmark that show a face which the query shows too, `hard` those
-        that show none (they are reached over other photos only), `junk` those that show too little of the building.
+        `easy` are index photos of the query's landmark that show a face which the query shows too, `hard`
+        those that show none (they are reached over other photos only), `junk` those that show too little of
+        the building.
         The box of a query, `bbx`, is the whole photo.
         """
         index = [photo for photo in self.photos if photo.role == "index"]
@@ -318,7 +318,7 @@ class SampleWorld:
         """Write the world as a data set of the revisited layout.
 
         Makes `jpg/<id>.jpg` (index), `queries_cropped/<id>.jpg`, `gnd.json`, `truth.json` and, if asked for,
-        `masks/<id>.png` (255 where the photo shows the building). The same bytes come from any number of workers.
+        `masks/<id>.png` (255 where the photo shows the building). Any number of workers makes the same bytes.
 
         Args:
             folder: made if need be; photos of the same name are written over.

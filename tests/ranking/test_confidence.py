@@ -81,6 +81,7 @@ def test_without_pairs_there_is_a_prior_and_few_pairs_move_it_little():
     assert distances[0] < 0.05 * distances[-1]
     # All of them equal: the quantiles are 50, and the map is as steep as it gets.
     assert fitted.midpoint == pytest.approx(50, rel=0.1)
+    assert Confidence.fit(np.full(10**6, 50.0, np.float32), np.zeros(10**6, np.float32)).scale > 0.1
 
 
 def test_the_prior_and_the_pairs_weigh_the_same_at_some_size():
