@@ -89,6 +89,8 @@ def _errors() -> Iterator[None]:
         yield
     except (ConnectorError, PhotoError, WeightsError, DatasetError, MatchStoreError, ValueError) as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on where this one ended", code=130)
 
@@ -96,6 +98,13 @@ def _errors() -> Iterator[None]:
 def _fail(message: str, code: int = 1) -> NoReturn:
     err.print(f"[red]landbridge:[/red] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+def _check_folder(path: Path | None) -> Path | None:
+    """A result is not computed to find that there is nowhere to write it."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {path.parent}")
+    return path
 
 
 def _check_method(method: str) -> None:
@@ -166,10 +175,9 @@ def index(
             )
         else:
             out.print(
-                f"{len(added.added)} photos added, {added.unchanged} were there already, "
-                f"{len(added.failed)} failed; {added.verified} pairs verified."
+                f"Photos: {len(added.added)} added, {added.unchanged} unchanged, {len(added.failed)} failed, "
+                f"{len(opened)} in {escape(uri)} ({escape(collection)}). Pairs verified: {added.verified}."
             )
-            out.print(f"{escape(uri)} ({escape(collection)}) holds {len(opened)} photos.")
         _print_failures(added.failed, "photos could not be added")
         if not added.added and not added.unchanged:
             if not added.failed:
@@ -223,9 +231,17 @@ def _ranking_table(ranking: Ranking) -> Table:
 def rank(
     queries: Annotated[Path, typer.Argument(help="A folder of query photos, or one photo.", exists=True)],
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="Submission to write: id,images with ids by spaces.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Submission to write: id,images with ids by spaces.",
+            dir_okay=False,
+            callback=_check_folder,
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a report to look at (HTML).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a report to look at (HTML).", dir_okay=False)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Longest list of a query.")] = 100,
     method: Method = "mmst-c",
     offline: Offline = False,
@@ -292,9 +308,17 @@ def evaluate(
     ],
     methods: Annotated[str, typer.Option(help="Rows of the table, by commas.")] = ",".join(METHODS),
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures as JSON to this file; - for stdout.")
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Write the figures as JSON to this file; - for stdout.",
+            dir_okay=False,
+            callback=_check_folder,
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a report to look at (HTML).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a report to look at (HTML).", dir_okay=False)
+    ] = None,
     min_positives: Annotated[int, typer.Option(min=1, help="Leave out queries with fewer positives.")] = 1,
     offline: Offline = False,
     uri: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,8 @@ def run_demo(
         dataset: Dataset | None = load_dataset(photos)
     except DatasetError:
         dataset = None
-    with Index(folder / f"{photos.resolve().name}.db", "demo") as index:
+    place = hashlib.sha256(str(photos.resolve()).encode()).hexdigest()[:12]
+    with Index(folder / f"{photos.resolve().name}-{place}.db", "demo") as index:
         if dataset is None:
             return _unlabelled(index, photos, report, progress)
         figures = evaluate(dataset, index, METHODS, progress=progress)

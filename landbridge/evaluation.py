@@ -123,13 +123,13 @@ def evaluate(
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}: there are {', '.join(METHODS)}")
-    failed = dict(index.add(dataset.index, progress).failed)
-    strangers = set(index.library.ids) - set(dataset.index)
+    strangers = set(index.library.ids if len(index) else ()) - set(dataset.index)
     if strangers:
         raise ValueError(
             f"{index.name!r} in {index.uri} holds {len(strangers)} photos that are not of {dataset.name}, "
             f"such as {min(strangers)}: evaluate into a collection of its own"
         )
+    failed = dict(index.add(dataset.index, progress).failed)
     if dataset.leave_one_out:
         queries = index.members(query for query in dataset.queries if query in index.library.number)
     else:

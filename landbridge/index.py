@@ -86,7 +86,6 @@ class Index:
 
         Raises:
             ConnectorError: Milvus cannot be reached, or the collection is not Landbridge's.
-            MatchStoreError: another process uses the verified pairs.
         """
         self.uri = str(uri)
         self.name = name
@@ -99,16 +98,12 @@ class Index:
                 self._collection = Collection.open(self.uri, name, **self._access)
             except CollectionMissingError as error:
                 self._missing = error
-        try:
-            self.matches = MatchStore(matches or self._matches_folder(db_name), BatchedVerifier())
-        except BaseException:
-            if self._collection:
-                self._collection.close()
-            raise
+        self._matches_folder = matches or self._usual_matches_folder(db_name)
+        self._matches: MatchStore | None = None
         self._library: Library | None = None
         self._cache: LRUCache[str, LocalFeatures] = LRUCache(_CACHED_PHOTOS)
 
-    def _matches_folder(self, db_name: str) -> Path:
+    def _usual_matches_folder(self, db_name: str) -> Path:
         if "://" not in self.uri:
             return Path(f"{self.uri}.matches") / self.name
         place = hashlib.sha256(f"{self.uri}\n{db_name}\n{self.name}".encode()).hexdigest()[:16]
@@ -116,7 +111,8 @@ class Index:
 
     def close(self) -> None:
         """Let go of Milvus and of the verified pairs."""
-        self.matches.close()
+        if self._matches:
+            self._matches.close()
         if self._collection:
             self._collection.close()
 
@@ -141,6 +137,17 @@ class Index:
         if self._collection is None:
             raise self._missing
         return self._collection
+
+    @property
+    def matches(self) -> MatchStore:
+        """The verified pairs; their folder is made, and locked, when they are first asked for.
+
+        Raises:
+            MatchStoreError: another process uses them, or another verifier made them.
+        """
+        if self._matches is None:
+            self._matches = MatchStore(self._matches_folder, BatchedVerifier())
+        return self._matches
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -174,8 +181,9 @@ class Index:
     def add(self, photos: str | Path | Mapping[str, str | Path], progress: Progress = silent) -> Added:
         """Add photos: extract, store in Milvus, verify against their neighbours.
 
-        A photo that is there already, by id, size and time of its file, costs nothing. Stopped at any
-        moment, a second call goes on where the first ended and comes to the same index.
+        A photo that is there already, by id, size and time of its file, is not done again, wherever its
+        folder was moved. Stopped at any moment, a second call goes on where the first ended and comes to the
+        same index. A photo whose id belongs to another file, which is still there, is refused.
 
         Args:
             photos: a folder, one photo, or photos by id.
@@ -205,14 +213,37 @@ class Index:
             )
         if not sources:
             return Added(failed=failed)
-        there = {record.image_id: record.source for record in self.collection.published()}
-        new = {image_id: source for image_id, source in sources.items() if there.get(image_id) != source}
+        there = {record.image_id: record for record in self.collection.published()}
+        new, moved, unchanged = {}, {}, 0
+        for image_id, source in sources.items():
+            record = there.get(image_id)
+            if record is None:
+                new[image_id] = source
+            elif (record.file_bytes, record.modified_ns) == (source.file_bytes, source.modified_ns):
+                unchanged += 1
+                if record.path != source.path:
+                    moved[image_id] = source
+            elif record.path != source.path and Path(record.path).exists():
+                failed[named[image_id]] = (
+                    f"goes by the same id as {record.path} ({image_id}): rename it, index a folder above "
+                    "both, or use another collection"
+                )
+            else:
+                new[image_id] = source
+        self._move(moved)
         if new:
             self._extract(new, failed, progress)
-        self._library = None
+            self._library = None
         verified = self.library.join(progress)
         added = [image_id for image_id, source in new.items() if Path(source.path) not in failed]
-        return Added(added, len(sources) - len(new), failed, verified)
+        return Added(added, unchanged, failed, verified)
+
+    def _move(self, moved: Mapping[str, Source]) -> None:
+        """Note the new places of photos that are otherwise unchanged."""
+        for part in _parts(list(moved), _BATCH):
+            _, embeddings = self.collection.embeddings(part)
+            records = self.collection.stage(list(self._stored(part)), [moved[i] for i in part])
+            self.collection.publish(records, embeddings)
 
     def _extract(self, new: Mapping[str, Source], failed: dict[Path, str], progress: Progress) -> None:
         """Stage all new photos, fit the whitening when there is none, publish."""

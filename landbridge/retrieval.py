@@ -65,18 +65,15 @@ class Library:
     @cached_property
     def confidence(self) -> Confidence:
         """Measured on the verified pairs of index images, so it is the same for every query."""
-        return self._measured()
+        return self._measured(*self.matches.among(self.keys))
 
-    def _measured(self) -> Confidence:
-        pairs, records = self.matches.among(self.keys)
+    def _measured(self, pairs: NDArray[np.int64], records: NDArray[np.void]) -> Confidence:
         similarity = np.einsum("pd,pd->p", self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]])
         return Confidence.fit(records["significance"], similarity)
 
     def graph(self, keys: Sequence[str], confidence: Confidence) -> MatchGraph:
         """The match graph of images given by their digests."""
-        pairs, records = self.matches.among(keys)
-        regions = np.stack([records["region_first"], records["region_second"]], axis=1)
-        return MatchGraph.from_pairs(len(keys), pairs, confidence(records["significance"]), regions)
+        return _graph(len(keys), *self.matches.among(keys), confidence)
 
     def join(self, progress: Progress = silent) -> int:
         """Verify every image that is new with its candidates; return how many pairs were verified.
@@ -90,7 +87,12 @@ class Library:
         found = self.neighbours(self.embeddings[new], CANDIDATES + 1)
         pairs = [(i, j) for i, hits in zip(new, found, strict=True) for j, _ in hits]
         verified = self.verify(self.keys, pairs, progress, "verify index photos")
-        expanded = expand(self.embeddings, self.graph(self.keys, self._measured()))
+        known, records = self.matches.among(self.keys)
+        # What a run that was stopped in its second round left behind must not change the second round.
+        before = ~np.isin(known, new).any(1) | np.isin(_codes(known), _codes(np.array(pairs)))
+        known, records = known[before], records[before]
+        graph = _graph(len(self.keys), known, records, self._measured(known, records))
+        expanded = expand(self.embeddings, graph)
         closer, _ = nearest_neighbours(expanded[new], expanded, CANDIDATES + 1)
         pairs = [(i, int(j)) for i, row in zip(new, closer, strict=True) for j in row]
         verified += self.verify(self.keys, pairs, progress, "verify index photos, round 2")
@@ -350,3 +352,15 @@ class Retrieval:
 class _Direct:
     link: Link
     significance: float
+
+
+def _graph(
+    images: int, pairs: NDArray[np.int64], records: NDArray[np.void], confidence: Confidence
+) -> MatchGraph:
+    regions = np.stack([records["region_first"], records["region_second"]], axis=1)
+    return MatchGraph.from_pairs(images, pairs, confidence(records["significance"]), regions)
+
+
+def _codes(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number for each pair of numbers, in either order."""
+    return pairs.min(1) << 32 | pairs.max(1)

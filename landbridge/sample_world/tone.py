@@ -47,7 +47,7 @@ def develop(
     metered = np.mean(cv2.mean(radiance)[:3])
     if subject.any():
         metered = 0.35 * metered + 0.65 * np.mean(cv2.mean(radiance, subject.view(np.uint8))[:3])
-    key = 0.12 if light.name == "night" else 0.25
+    key = 0.12 if light.name == "night" else 0.29
     gain = key / max(metered, 1e-3) * 2**light.exposure * np.asarray(light.cast)
     sigma = rng.uniform(0.0, 0.7)
     if sigma > 0.3:

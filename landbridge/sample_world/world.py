@@ -62,7 +62,7 @@ class Photo:
     camera: Camera = field(repr=False)
     light: Light = field(repr=False)
     crowd: float
-    faces: Mapping[str, float]
+    faces: Mapping[str, float] = field(hash=False)
     cover: float
     visible: float
 
@@ -165,8 +165,8 @@ class SampleWorld:
         roles += ["query"] * counts["queries_without_match"]
         for number, role in enumerate(roles):
             name = f"distractor-{number:03d}"
-            kind, style_seed, own_seed = str(rng.choice(kinds)), *rng.integers(2**31, size=2).tolist()
-            self.buildings[name] = Building(kind, style_seed, own_seed, density=20)
+            kind, style_seed, own_seed = str(rng.choice(kinds)), rng.integers(2**31), rng.integers(2**31)
+            self.buildings[name] = Building(kind, int(style_seed), int(own_seed), density=20)
             self._requests.append((role, name, False, rng.uniform(0, 360)))
 
     @cached_property
@@ -258,10 +258,12 @@ class SampleWorld:
         """Take a photo: uint8 RGB [H, W, 3], and bool [H, W] where it shows the building.
 
         Raises:
-            KeyError: the photo is not of this world.
+            ValueError: the photo is not of this world.
         """
-        if not any(photo is own for own in self.photos):
-            raise KeyError(f"{photo.image_id} is no photo of the sample world with seed {self.seed}")
+        if photo not in self.photos:
+            raise ValueError(
+                f"{photo.image_id} is no photo of this sample world (seed {self.seed}): take one from `photos`"
+            )
         number = self._numbers[photo.image_id]
         scene = self._scene(number, self.buildings[photo.subject], photo.camera, photo.light, photo.crowd)
         return render(scene, self.size, np.random.default_rng([self.seed, 5, number]))
