@@ -70,10 +70,10 @@ class _Access:
     token: str
     db: str
 
-    def open(self) -> Index:
+    def open(self, dimension: int | None = None) -> Index:
         from landbridge.index import Index
 
-        return Index(self.uri, self.collection, token=self.token, db_name=self.db)
+        return Index(self.uri, self.collection, dimension=dimension, token=self.token, db_name=self.db)
 
 
 @contextmanager
@@ -148,6 +148,15 @@ def index(
     photos: Annotated[
         Path, typer.Argument(help="A folder (searched with its subfolders) or one photo.", exists=True)
     ],
+    dimension: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of a new collection: PCA-whiten global descriptors to so many components; "
+            "by default they are only centred.",
+            show_default=False,
+        ),
+    ] = None,
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
     token: Token = "",
@@ -160,7 +169,7 @@ def index(
     on where it ended. Photos that cannot be read are listed and skipped; the exit code is 1 only when none
     could be added. A photo's id is its path below the folder, without suffix.
     """
-    with _errors(), _Access(uri, collection, token, db).open() as opened:
+    with _errors(), _Access(uri, collection, token, db).open(dimension) as opened:
         with _progress() as report:
             added = opened.add(photos, report)
         if as_json:

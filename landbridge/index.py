@@ -67,6 +67,7 @@ class Index:
         name: str = "landbridge",
         *,
         extractor: str = "default",
+        dimension: int | None = None,
         token: str = "",
         db_name: str = "",
         timeout: float = 30.0,
@@ -78,6 +79,8 @@ class Index:
             uri: a path for the embedded Milvus Lite, or http(s)://host:port of a Milvus server.
             name: the collection.
             extractor: registered name; its model is loaded when the first photo comes.
+            dimension: of a new collection: global descriptors are PCA-whitened to so many components. By
+                default they are centred alone. An existing collection keeps what it was made with.
             token: `token` or `user:password` of the server.
             db_name: database of the server.
             timeout: seconds that Milvus may take to answer.
@@ -90,6 +93,7 @@ class Index:
         self.uri = str(uri)
         self.name = name
         self._extractor_name = extractor
+        self._dimension = dimension
         self._access: dict[str, Any] = {"token": token, "db_name": db_name, "timeout": timeout}
         self._collection: Collection | None = None
         self._missing = CollectionMissingError(f"there is no {self.uri}: index photos into it first")
@@ -207,7 +211,7 @@ class Index:
             self._collection = Collection.create(
                 self.uri,
                 self.name,
-                dimension=self.extractor.dimension,
+                dimension=self._new_dimension(len(sources)),
                 extractor=self.extractor.fingerprint,
                 **self._access,
             )
@@ -245,6 +249,18 @@ class Index:
             records = self.collection.stage(list(self._stored(part)), [moved[i] for i in part])
             self.collection.publish(records, embeddings)
 
+    def _new_dimension(self, photos: int) -> int:
+        full = self.extractor.dimension
+        if self._dimension is None:
+            return full
+        most = min(full - 1, min(photos, _WHITENING_SAMPLE) - 1)
+        if not 1 <= self._dimension <= most:
+            raise ValueError(
+                f"cannot whiten {full} components to {self._dimension} with {photos} photos: give a "
+                f"dimension from 1 to {most}, or none to centre them only"
+            )
+        return self._dimension
+
     def _extract(self, new: Mapping[str, Source], failed: dict[Path, str], progress: Progress) -> None:
         """Stage all new photos, fit the whitening when there is none, publish."""
         staged = {record.image_id: record for record in self.collection.staged()}
@@ -265,7 +281,11 @@ class Index:
             fitted = [i for i in sample if i in staged]
             if not fitted:
                 return
-            whitening = Whitening.fit(np.stack([f.global_descriptor for f in self._stored(fitted)]))
+            descriptors = np.stack([f.global_descriptor for f in self._stored(fitted)])
+            dimension = self.collection.dimension
+            whitening = Whitening.fit(
+                descriptors, None if dimension == self.extractor.dimension else dimension
+            )
             self.collection.put_blob(_WHITENING, whitening.to_bytes())
             waiting = [image_id for image_id in waiting if image_id not in chosen]
         for part in _parts(list(staged.values()), _BATCH):
