@@ -109,7 +109,12 @@ class Client:
         options: dict[str, Any] = {"dedicated": True, "alias": f"landbridge-{uuid.uuid4()}"}
         if self.lite:
             uri = self._serve_lite(uri, must_exist)
-            options["grpc_options"] = {"grpc.enable_http_proxy": 0}
+            # Milvus Lite drops clients that ping it while they have nothing to ask, during a long extraction.
+            options["grpc_options"] = {
+                "grpc.enable_http_proxy": 0,
+                "grpc.keepalive_time_ms": 2**31 - 1,
+                "grpc.keepalive_permit_without_calls": False,
+            }
         try:
             self._client = MilvusClient(
                 uri, token=token, db_name=db_name, timeout=min(timeout, 10.0), **options

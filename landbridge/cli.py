@@ -121,15 +121,21 @@ def _progress() -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Progress(*columns, console=err)
+    tasks: dict[str, Any] = {}
 
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
+    def report(step: str, done: int, total: int) -> None:
+        if not tasks:
+            bars.start()
+        if step not in tasks:
+            tasks[step] = bars.add_task(step, total=total)
+        bars.update(tasks[step], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def _print_failures(failed: Mapping[Path, str], what: str) -> None:

@@ -115,9 +115,9 @@ class Index:
 
     def close(self) -> None:
         """Let go of Milvus and of the verified pairs."""
-        if self._matches:
+        if self._matches is not None:
             self._matches.close()
-        if self._collection:
+        if self._collection is not None:
             self._collection.close()
 
     def __enter__(self) -> Self:
@@ -129,7 +129,7 @@ class Index:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._collection) if self._collection else 0
+        return 0 if self._collection is None else len(self._collection)
 
     @property
     def collection(self) -> Collection:
@@ -161,7 +161,7 @@ class Index:
             FingerprintMismatchError: the collection was made by another.
         """
         extractor = create_extractor(self._extractor_name)
-        if self._collection:
+        if self._collection is not None:
             ours, theirs = extractor.fingerprint, self._collection.extractor
             if ours != theirs:
                 raise FingerprintMismatchError(

@@ -55,7 +55,7 @@ def develop(
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     vignette = (1 - rng.uniform(0.02, 0.16) * (x * x + y * y))[..., None]
     exposed = radiance * (vignette * gain * ((_STEPS - 1) / _BRIGHTEST)).astype(np.float32)
-    photo = _FILM[np.minimum(exposed, _STEPS - 1, out=exposed).astype(np.uint16)]
+    photo = _FILM[exposed.clip(0, _STEPS - 1, out=exposed).astype(np.uint16)]
     strength = rng.uniform(3, 7) if light.name == "night" else rng.uniform(0.8, 3)
     draws = np.frombuffer(rng.bytes(photo.size), np.uint8).reshape(photo.shape)
     noise = cv2.LUT(draws, np.round(strength * _NORMAL).astype(np.int16))

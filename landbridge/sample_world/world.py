@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ from .light import LIGHTS, Light
 from .render import render
 from .scene import Scene, surroundings
 from .visibility import visibility
+
+Role = Literal["index", "query"]
 
 Progress = Callable[[int, int], None]
 """Is told how many photos are done, and of how many."""
@@ -54,7 +56,7 @@ class Photo:
     """
 
     image_id: str
-    role: Literal["index", "query"]
+    role: Role
     subject: str
     landmark: str | None
     azimuth: float
@@ -78,6 +80,15 @@ class Photo:
         return max(
             (min(share, other.faces.get(side, 0.0)) for side, share in self.faces.items()), default=0.0
         )
+
+
+class _Request(NamedTuple):
+    """A photo to be taken: in which role, of which building, and from where in degrees."""
+
+    role: Role
+    subject: str
+    of_landmark: bool
+    azimuth: float
 
 
 class SampleWorld:
@@ -139,7 +150,7 @@ class SampleWorld:
     def _plan(self, counts: Mapping[str, int]) -> None:
         rng = np.random.default_rng([self.seed, 1])
         kinds = rng.permutation(list(KINDS)).tolist()
-        self._requests: list[tuple[Literal["index", "query"], str, bool, float]] = []
+        self._requests: list[_Request] = []
         sides: list[list[float]] = []
         models: list[tuple[str, int]] = []
         for number in range(counts["landmarks"]):
@@ -149,25 +160,26 @@ class SampleWorld:
             self.buildings[name] = Building(*models[-1], int(rng.integers(2**31)))
             start, step = rng.uniform(0, 360), 360 / max(counts["photos_per_landmark"], 1)
             for index in range(counts["photos_per_landmark"]):
-                self._requests.append(("index", name, True, start + step * (index + rng.uniform(-0.3, 0.3))))
+                azimuth = start + step * (index + rng.uniform(-0.3, 0.3))
+                self._requests.append(_Request("index", name, True, azimuth))
             faced = rng.permutation(4)
             sides.append([90.0 * faced[index % 4] for index in range(max(counts["queries_per_landmark"], 1))])
             for side in sides[-1][: counts["queries_per_landmark"]]:
-                self._requests.append(("query", name, True, side + rng.uniform(-14, 14)))
+                self._requests.append(_Request("query", name, True, side + rng.uniform(-14, 14)))
         for number in range(counts["lookalikes"]):
             model = number % counts["landmarks"]
             name = f"lookalike-{number:02d}"
             self.buildings[name] = Building(*models[model], int(rng.integers(2**31)))
             for index in range(counts["photos_per_lookalike"]):
                 side = sides[model][index % len(sides[model])]
-                self._requests.append(("index", name, False, side + rng.uniform(-25, 25)))
-        roles: list[Literal["index", "query"]] = ["index"] * counts["distractors"]
+                self._requests.append(_Request("index", name, False, side + rng.uniform(-25, 25)))
+        roles: list[Role] = ["index"] * counts["distractors"]
         roles += ["query"] * counts["queries_without_match"]
         for number, role in enumerate(roles):
             name = f"distractor-{number:03d}"
             kind, style_seed, own_seed = str(rng.choice(kinds)), rng.integers(2**31), rng.integers(2**31)
             self.buildings[name] = Building(kind, int(style_seed), int(own_seed), density=20)
-            self._requests.append((role, name, False, rng.uniform(0, 360)))
+            self._requests.append(_Request(role, name, False, rng.uniform(0, 360)))
 
     @cached_property
     def photos(self) -> list[Photo]:
@@ -176,26 +188,17 @@ class SampleWorld:
         codes = rng.choice(16**6, len(self._requests), replace=False)
         photos = []
         for number, (code, request) in enumerate(zip(codes.tolist(), self._requests, strict=True)):
-            photo = self._photo(number, f"w{self.seed}_{code:06x}", *request)
+            photo = self._photo(number, f"w{self.seed}_{code:06x}", request)
             self._numbers[photo.image_id] = number
             photos.append(photo)
         return sorted(photos, key=lambda photo: photo.image_id)
 
-    def _photo(
-        self,
-        number: int,
-        image_id: str,
-        role: Literal["index", "query"],
-        name: str,
-        is_landmark: bool,
-        azimuth: float,
-    ) -> Photo:
+    def _photo(self, number: int, image_id: str, request: _Request) -> Photo:
         rng = np.random.default_rng([self.seed, 3, number])
-        building = self.buildings[name]
-        query = role == "query"
-        light = Light.random(
-            rng, str(rng.choice(LIGHTS, p=[0.5, 0.25, 0.15, 0.1] if query else [0.4, 0.25, 0.2, 0.15]))
-        )
+        building = self.buildings[request.subject]
+        query = request.role == "query"
+        often = [0.5, 0.25, 0.15, 0.1] if query else [0.4, 0.25, 0.2, 0.15]
+        light = Light.random(rng, str(rng.choice(LIGHTS, p=often)))
         fill = rng.uniform(0.8, 1.0) if query else rng.uniform(0.55, 1.05)
         crowd = rng.uniform(0, 0.15) if query else rng.uniform(0, 0.7)
         if not query:
@@ -206,13 +209,23 @@ class SampleWorld:
                 crowd = rng.uniform(2, 4)
             elif fate < 0.2:
                 fill = rng.uniform(1.1, 1.5)
-        camera = self._camera(rng, building, azimuth, rng.uniform(1, 1.4 if query else 2.5), fill)
+        camera = self._camera(rng, building, request.azimuth, rng.uniform(1, 1.4 if query else 2.5), fill)
         distance = float(np.hypot(*camera.position[:2]))
         faces, cover, visible = self._truth(self._scene(number, building, camera, light, crowd), distance)
         return Photo(
-            image_id, role, name, name if is_landmark else None, azimuth % 360, distance, camera, light,
-            float(crowd), faces, cover, visible,
-        )  # fmt: skip
+            image_id=image_id,
+            role=request.role,
+            subject=request.subject,
+            landmark=request.subject if request.of_landmark else None,
+            azimuth=float(request.azimuth % 360),
+            distance=distance,
+            camera=camera,
+            light=light,
+            crowd=float(crowd),
+            faces=faces,
+            cover=cover,
+            visible=visible,
+        )
 
     def _camera(
         self, rng: np.random.Generator, building: Building, azimuth: float, far: float, fill: float
@@ -262,7 +275,7 @@ class SampleWorld:
         """
         if photo not in self.photos:
             raise ValueError(
-                f"{photo.image_id} is no photo of this sample world (seed {self.seed}): take one from `photos`"
+                f"{photo.image_id} is no photo of this sample world of seed {self.seed}: use its `photos`"
             )
         number = self._numbers[photo.image_id]
         scene = self._scene(number, self.buildings[photo.subject], photo.camera, photo.light, photo.crowd)

@@ -105,12 +105,17 @@ def test_the_most_confident_chain_first_by_hand():
     edges = [(0, 1, 0.5), (0, 2, 0.75), (2, 3, 0.875), (3, 1, 0.875), (1, 4, 1.0), (5, 6, 1.0)]
     # 0-2 0.75, 0-2-3 0.65625, 0-2-3-1 0.57421875 beats 0-1 0.5, and 4 hangs on 1.
     expected = [(2, 0, 0.75), (3, 2, 0.65625), (1, 3, 0.57421875), (4, 1, 0.57421875)]
-    assert listed(grow_tree(build(7, edges), 0)) == expected
+    assert listed(grow_tree(build(7, edges), 0, minimum=0.01)) == expected
 
 
 def test_equal_confidences_by_index():
     edges = [(0, 3, 0.5), (0, 2, 0.5), (0, 1, 1.0), (1, 4, 0.5)]
-    assert [entry[:2] for entry in listed(grow_tree(build(5, edges), 0))] == [(1, 0), (2, 0), (3, 0), (4, 1)]
+    assert [entry[:2] for entry in listed(grow_tree(build(5, edges), 0, minimum=0.01))] == [
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (4, 1),
+    ]
 
 
 @settings(deadline=None, max_examples=200)
@@ -159,7 +164,7 @@ def test_chains_follow_edges_and_are_no_longer_than_the_depth(case, depth, data)
 
 
 def test_chain_by_hand():
-    tree = grow_tree(build(6, [(3, 1, 1.0), (1, 4, 1.0), (4, 0, 1.0), (3, 5, 1.0)]), 3)
+    tree = grow_tree(build(6, [(3, 1, 1.0), (1, 4, 1.0), (4, 0, 1.0), (3, 5, 1.0)]), 3, minimum=0.01)
     assert tree.chain(0) == [3, 1, 4, 0]
     assert tree.chain(5) == [3, 5]
     assert tree.chain(2) == []
@@ -192,31 +197,31 @@ def test_a_photo_of_two_landmarks_bridges_neither_to_the_other():
         (3, 1, 0.75, LEFT, FULL),
         (4, 3, 0.5, FULL, LEFT),
     ]
-    assert listed(grow_tree(build(5, edges), 0)) == [(3, 0, 1.0), (1, 3, 0.75), (4, 3, 0.5)]
-    assert listed(grow_tree(build(5, edges), 2)) == [(3, 2, 1.0)]
+    assert listed(grow_tree(build(5, edges), 0, minimum=0.01)) == [(3, 0, 1.0), (1, 3, 0.75), (4, 3, 0.5)]
+    assert listed(grow_tree(build(5, edges), 2, minimum=0.01)) == [(3, 2, 1.0)]
 
 
 def test_half_the_inliers_elsewhere_halves_the_confidence():
     corner, far = 0x1, 0x8000000000000000
     edges = [(0, 1, 1.0, FULL, corner), (1, 2, 1.0, corner | far, FULL)]
-    assert listed(grow_tree(build(3, edges), 0)) == [(1, 0, 1.0), (2, 1, 0.5)]
+    assert listed(grow_tree(build(3, edges), 0, minimum=0.01)) == [(1, 0, 1.0), (2, 1, 0.5)]
     # The way back starts at 2: all that 1 shares with 0 is in what it shares with 2.
-    assert listed(grow_tree(build(3, edges), 2)) == [(1, 2, 1.0), (0, 1, 1.0)]
+    assert listed(grow_tree(build(3, edges), 2, minimum=0.01)) == [(1, 2, 1.0), (0, 1, 1.0)]
 
 
 def test_the_region_of_the_root_binds_nothing():
     edges = [(0, 1, 1.0, LEFT, FULL), (0, 2, 1.0, RIGHT, FULL), (0, 3, 1.0, 0, FULL)]
-    assert grow_tree(build(4, edges), 0).order.tolist() == [1, 2, 3]
+    assert grow_tree(build(4, edges), 0, minimum=0.01).order.tolist() == [1, 2, 3]
 
 
 def test_online_queries_are_reached_by_nobody():
     edges = [(0, 1, 1.0), (1, 2, 1.0), (0, 3, 1.0), (3, 4, 1.0)]
-    assert grow_tree(build(5, edges, closed=[0, 3]), 0).order.tolist() == [1, 2]
-    assert grow_tree(build(5, edges, closed=[0]), 0).order.tolist() == [1, 2, 3, 4]
+    assert grow_tree(build(5, edges, closed=[0, 3]), 0, minimum=0.01).order.tolist() == [1, 2]
+    assert grow_tree(build(5, edges, closed=[0]), 0, minimum=0.01).order.tolist() == [1, 2, 3, 4]
 
 
 def test_a_root_without_edges_reaches_nothing():
-    tree = grow_tree(build(3, [(0, 1, 1.0)]), 2)
+    tree = grow_tree(build(3, [(0, 1, 1.0)]), 2, minimum=0.01)
     assert listed(tree) == []
     assert tree.chain(0) == []
 
