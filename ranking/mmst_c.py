@@ -53,9 +53,10 @@ def grow_tree(
     """Grow the maximum spanning tree from one image, the most confident chain first.
 
     Prim's algorithm (as in EGT, Chang et al. 2019), modified: an edge counts for the confidence of the
-    whole chain that it ends, and a bridging photo must show one thing to both sides. So the confidence
-    of a step is multiplied by the share of its inliers on the bridging photo that lie where the step
-    before had its own: a photo of two landmarks bridges neither to the other.
+    whole chain that it ends, and a bridging photo should show one thing to both sides: a photo of two
+    landmarks is a poor bridge from one to the other. So a step counts in full when its inliers on the
+    bridging photo lie where the step before had its own, and half when none of them do, as is right at
+    the corner of a building.
 
     Args:
         graph: match graph of n images.
@@ -109,7 +110,7 @@ def _grow(  # type: ignore[no-untyped-def]
                 continue
             chain = -value * confidence[edge]
             if image != root:
-                chain *= shared_region(seen_region[image], region_here[edge])
+                chain *= 0.5 + 0.5 * shared_region(seen_region[image], region_here[edge])
             chain = np.float32(chain)
             if chain > best[neighbour] and chain >= minimum:
                 best[neighbour] = chain

@@ -32,9 +32,9 @@ def answers(world, indexed_world, landbridge, tmp_path_factory):
     figures = ["--collection", "landbridge", "--json", folder / "figures.json"]
     answers = {
         "index": first,
-        "search": landbridge("search", query, *uri, "--limit", 5, "--json", cwd=folder),
         "index again": call("index", world / "jpg", *uri, "--json"),
         "info": call("info", *uri, "--json"),
+        "search": landbridge("search", query, *uri, "--limit", 5, "--json", cwd=folder),
         "rank": call("rank", bad, *uri, *submission, "--json"),
         "evaluate": call("evaluate", world, *uri, *figures),
     }
@@ -141,6 +141,7 @@ class TestExitCodes:
         assert result.exit_code == 0
         assert result.stdout.startswith("Photos: 8 added, 0 unchanged, 3 failed, 8 in ")
         assert "3 photos could not be added:" in result.stderr
+        assert re.search(r"^extract .* 11/11 ", result.stderr, re.MULTILINE)
         self.check_bad(result.stderr)
         result = call("index", toy_photos, "--uri", tmp_path / "toy.db", "--json")
         assert result.exit_code == 0

@@ -91,6 +91,22 @@ class TestAdd:
         found = toy_index.search(toy_photos / "castle/1.png").hits
         assert {hit.image_id: hit.how for hit in found}["castle/0"] == "similar"
 
+    def test_what_was_extracted_before_it_stopped_is_not_done_again(
+        self, toy, toy_photos, tmp_path, monkeypatch
+    ):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, Index(tmp_path / "new.db") as index:
+            patch.setattr("landbridge.index.Whitening.fit", stop)
+            with pytest.raises(KeyboardInterrupt):
+                index.add(toy_photos)
+            assert (len(index.extractor.extracted), len(index)) == (8, 0)
+        toy.write_photo(toy_photos / "castle/0.png", [50, 51, 52, 53])
+        with Index(tmp_path / "new.db") as index:
+            assert sorted(index.add(toy_photos).added) == TOYS
+            assert index.extractor.extracted == ["castle/0"]
+
     def test_a_touched_photo_is_read_and_found_unchanged(self, toy_photos, toy_index, verified):
         before = content(toy_index)
         os.utime(toy_photos / "castle/0.png", ns=(1, 1))
@@ -345,6 +361,13 @@ class TestOpening:
         with Index(tmp_path / "toy.db") as index:
             assert index.add(toy_photos).verified == 28
             assert index.search(toy_photos / "castle/0.png") == ranking
+
+    def test_closed_it_lets_go_of_all(self, toy, toy_photos, tmp_path):
+        first = Index(tmp_path / "toy.db")
+        assert first.add(toy_photos / "castle/0.png").verified == 0
+        first.close()
+        with Index(tmp_path / "toy.db") as second:
+            assert second.add(toy_photos / "castle/1.png").verified == 1
 
     def test_verified_pairs_in_use(self, toy_photos, toy_index, tmp_path):
         other = Index(tmp_path / "other.db", matches=toy_index.matches.folder)

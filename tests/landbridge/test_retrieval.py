@@ -248,6 +248,12 @@ class TestIndexImagesAsQueries:
         first = [found[0] for found in ids(retrieval.rank("mmst-c"))]
         assert first[:2] == ["b", "a"]
 
+    def test_itself_is_none_of_its_candidates(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "CANDIDATES", 2)
+        library = make_library(tmp_path / "pairs", EMBEDDINGS, Table(PAIRS))
+        Retrieval(library, [Query("a", library.keys[A], library.embeddings[A])]).rank("verify")
+        assert set(library.matches.verifier.asked) == {frozenset((A, B)), frozenset((A, D))}
+
 
 class TestJoin:
     def test_every_pair_of_a_small_library_is_verified_once(self, tmp_path):

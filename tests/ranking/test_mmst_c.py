@@ -67,7 +67,7 @@ def prim(images, edges, root, depth, minimum, closed=()):
                     continue
                 chain = float(value * np.float32(confidence))
                 if image != root:
-                    chain *= share(arrived, region_here)
+                    chain *= 0.5 + 0.5 * share(arrived, region_here)
                 chain = np.float32(chain)
                 if chain <= 0 or chain < minimum:
                     continue
@@ -189,7 +189,7 @@ def test_chains_are_cut_below_the_minimum():
     assert grow_tree(path, 0, minimum=0.2500001).order.tolist() == [1]
 
 
-def test_a_photo_of_two_landmarks_bridges_neither_to_the_other():
+def test_a_photo_of_two_landmarks_is_half_a_bridge_between_them():
     # 0 and 1 show the left one, 2 the right one, 3 both; 4 shows the left one too.
     edges = [
         (0, 3, 1.0, FULL, LEFT),
@@ -197,14 +197,16 @@ def test_a_photo_of_two_landmarks_bridges_neither_to_the_other():
         (3, 1, 0.75, LEFT, FULL),
         (4, 3, 0.5, FULL, LEFT),
     ]
-    assert listed(grow_tree(build(5, edges), 0, minimum=0.01)) == [(3, 0, 1.0), (1, 3, 0.75), (4, 3, 0.5)]
-    assert listed(grow_tree(build(5, edges), 2, minimum=0.01)) == [(3, 2, 1.0)]
+    left = [(3, 0, 1.0), (1, 3, 0.75), (2, 3, 0.5), (4, 3, 0.5)]
+    assert listed(grow_tree(build(5, edges), 0, minimum=0.01)) == left
+    right = [(3, 2, 1.0), (0, 3, 0.5), (1, 3, 0.375), (4, 3, 0.25)]
+    assert listed(grow_tree(build(5, edges), 2, minimum=0.01)) == right
 
 
-def test_half_the_inliers_elsewhere_halves_the_confidence():
+def test_half_the_inliers_elsewhere_cost_a_quarter_of_the_confidence():
     corner, far = 0x1, 0x8000000000000000
     edges = [(0, 1, 1.0, FULL, corner), (1, 2, 1.0, corner | far, FULL)]
-    assert listed(grow_tree(build(3, edges), 0, minimum=0.01)) == [(1, 0, 1.0), (2, 1, 0.5)]
+    assert listed(grow_tree(build(3, edges), 0, minimum=0.01)) == [(1, 0, 1.0), (2, 1, 0.75)]
     # The way back starts at 2: all that 1 shares with 0 is in what it shares with 2.
     assert listed(grow_tree(build(3, edges), 2, minimum=0.01)) == [(1, 2, 1.0), (0, 1, 1.0)]
 
