@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from ranking.matching import mutual_nearest_neighbours
+from ranking.matching import match_descriptors, mutual_nearest_neighbours
 
 
 def matrix(rows):
@@ -20,24 +20,18 @@ def matches(similarity, minimum):
 
 
 def first_best(similarity, minimum):
-    """Every (i, j) of which each is the first of the other's nearest neighbours, entry by entry."""
-    table = similarity.tolist()
-    found = set()
-    for i, row in enumerate(table):
-        for j, value in enumerate(row):
-            column = [other[j] for other in table]
-            if value > minimum and row.index(max(row)) == j and column.index(max(column)) == i:
-                found.add((i, j))
-    return found
+    """Every (i, j) of which each is the first of the other's nearest neighbours, line by line."""
+    rows = similarity.tolist()
+    columns = [[row[j] for row in rows] for j in range(similarity.shape[1])]
+    nearest_row = [column.index(max(column)) for column in columns]
+    pairs = {(i, row.index(max(row))) for i, row in enumerate(rows)}
+    return {(i, j) for i, j in pairs if nearest_row[j] == i and rows[i][j] > minimum}
 
 
 def unbeaten(similarity, minimum):
     """Every (i, j) that no entry of its row or column exceeds."""
-    return {
-        (i, j)
-        for i, j in np.ndindex(similarity.shape)
-        if similarity[i, j] > minimum and similarity[i, j] >= max(similarity[i].max(), similarity[:, j].max())
-    }
+    highest = np.maximum(similarity.max(1, keepdims=True), similarity.max(0, keepdims=True))
+    return set(zip(*((similarity >= highest) & (similarity > minimum)).nonzero(), strict=True))
 
 
 def test_each_others_best_by_hand():
@@ -100,3 +94,34 @@ def test_without_ties_as_by_brute_force(shape):
     assert values == sorted(values, reverse=True)
     swapped, _ = matches(np.ascontiguousarray(similarity.T), 0.25)
     assert [(i, j) for j, i in swapped] == pairs
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 255, 256, 257, 600])
+def test_descriptors_as_their_products(rows):
+    """Whole numbers: products are exact, and ties plenty, within tiles and across them."""
+    random = np.random.default_rng(rows)
+    query = random.integers(-2, 3, (rows, 4)).astype(np.float32)
+    candidate = random.integers(-2, 3, (90, 4)).astype(np.float32)
+    products = (query.astype(int) @ candidate.T.astype(int)).astype(np.float32)
+    pairs, values = match_descriptors(query, candidate, 2.0)
+    assert ([(i, j) for i, j in pairs.tolist()], values.tolist()) == matches(products, 2)
+    assert first_best(products, 2) <= {(i, j) for i, j in pairs.tolist()} <= unbeaten(products, 2)
+
+
+def test_descriptors_without_ties_as_by_brute_force():
+    random = np.random.default_rng(8)
+    query, candidate = (random.normal(size=(n, 16)).astype(np.float32) for n in (530, 120))
+    pairs, values = match_descriptors(query, candidate, 4.0)
+    products = query.astype(np.float64) @ candidate.T.astype(np.float64)
+    assert {(i, j) for i, j in pairs.tolist()} == first_best(products, 4.0)
+    assert values == pytest.approx(products[pairs[:, 0], pairs[:, 1]], abs=1e-4)
+    assert values.tolist() == sorted(values.tolist(), reverse=True)
+    assert 20 < len(pairs) < 120
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (0, 4), (4, 0)])
+def test_no_descriptors_no_matches(rows, columns):
+    pairs, values = match_descriptors(
+        np.zeros((rows, 8), np.float32), np.zeros((columns, 8), np.float32), 0.5
+    )
+    assert (pairs.shape, values.shape) == ((0, 2), (0,))

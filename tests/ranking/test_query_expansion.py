@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from ranking.query_expansion import average_query_expansion
+from ranking.query_expansion import (
+    ALPHA,
+    ALPHA_TOP,
+    alpha_query_expansion,
+    average_query_expansion,
+    database_augmentation,
+)
 
 QUERY = np.array([[1, 0]], np.float32)
 # Cosines with the query: 0.8, 0.6, 0, -0.6.
@@ -47,7 +53,28 @@ def test_every_query_by_itself():
     assert np.linalg.norm(together, axis=1) == pytest.approx(1)
 
 
-def test_database_side():
+def test_alpha_query_expansion_weighs_by_a_power_of_the_similarity():
+    expanded = alpha_query_expansion(QUERY, INDEX, 2, 3.0)
+    assert expanded[0] == pytest.approx(
+        unit(1 + 0.512 * 0.8 + 0.216 * 0.6, 0.512 * 0.6 - 0.216 * 0.8), abs=1e-6
+    )
+    by_default = average_query_expansion(QUERY, INDEX, ALPHA_TOP, ALPHA)
+    assert alpha_query_expansion(QUERY, INDEX) == pytest.approx(by_default)
+
+
+def test_database_augmentation_leaves_the_image_itself_out():
+    # Similarities: 0-1 .8, 0-2 0, 1-2 -.6.
+    index = np.array([[1, 0], [0.8, 0.6], [0, -1]], np.float32)
+    assert database_augmentation(index, 1) == pytest.approx(
+        np.array([unit(1.8, 0.6), unit(1.8, 0.6), unit(1, -1)]), abs=1e-6
+    )
+    weighed = database_augmentation(index, 2, alpha=2.0)
+    expected = np.array([unit(1 + 0.64 * 0.8, 0.64 * 0.6), unit(0.8 + 0.64, 0.6), unit(0, -1)])
+    assert weighed == pytest.approx(expected, abs=1e-6)
+    assert weighed.dtype == np.float32
+
+
+def test_index_in_both_places():
     # Each is its own nearest: (1, 0) + (1, 0) + (.8, .6) and (.8, .6) + (.8, .6) + (1, 0).
     index = np.array([[1, 0], [0.8, 0.6], [0, -1]], np.float32)
     expanded = average_query_expansion(index, index, 2)

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 
 from extractor.features import LocalFeatures
 from ranking.verification import BatchedVerifier, Verification
-from ranking.verification.batched.homography import MINIMAL, fit, robust_homography, solve
+from ranking.verification.batched.homography import (
+    MINIMAL,
+    count_inliers,
+    fit,
+    signature,
+    solve,
+    tolerance,
+)
 
 SIZE = np.array([640.0, 480.0])
 VERIFIER = BatchedVerifier(threads=1)
@@ -87,6 +95,11 @@ def check(result, query, candidate):
         assert result.significance == 0
 
 
+def columns(points):
+    """Laid out as the kernels lay them out: compiled once for both."""
+    return np.asfortranarray(points, np.float64)
+
+
 def same(one, other):
     return (
         one.putatives == other.putatives
@@ -147,6 +160,19 @@ def test_a_crop_enlarged_four_times(corner):
     assert result.model / result.model[2, 2] == pytest.approx(
         np.array([[0.25, 0, corner[0]], [0, 0.25, corner[1]], [0, 0, 1]]), abs=0.5
     )
+
+
+def test_the_threshold_counts_where_the_motif_is_smaller():
+    # As far off as the threshold in the crop is a quarter of it in the photo.
+    query, _, _ = scene(4, np.eye(3), true=1500, wrong=0, lone=0)
+    inside = np.flatnonzero((query.keypoints < SIZE / 4).all(1))
+    turn = np.random.default_rng(4).uniform(0, 2 * math.pi, len(inside))
+    off = 1.2 * VERIFIER.threshold * SIZE.max() * np.column_stack([np.cos(turn), np.sin(turn)])
+    crop = features(4 * query.keypoints[inside] + off, query.descriptors[inside])
+    for one, other in ((query, crop), (crop, query)):
+        assert verify(one, other).inliers >= 0.95 * len(inside)
+    same_size = features(query.keypoints[inside] + off, query.descriptors[inside])
+    assert verify(query, same_size).inliers < 0.8 * len(inside)
 
 
 def test_unrelated_photos_are_not_significant():
@@ -259,6 +285,7 @@ def test_int8_gives_nearly_the_same_inliers(model):
         quantised = verify(one, other)
         ours, theirs = ({tuple(m) for m in r.matches.tolist()} for r in (whole, quantised))
         assert len(ours ^ theirs) <= 0.03 * len(ours)
+        assert quantised.putatives == whole.putatives
         assert quantised.significance == pytest.approx(whole.significance, rel=0.05)
 
 
@@ -381,7 +408,7 @@ def test_affinity_by_least_squares():
     design = np.column_stack([source, np.ones(30)])[chosen]
     expected = np.linalg.lstsq(design, target[chosen])[0].T
     model = np.zeros(8)
-    assert fit(source, target, chosen, 6, model)
+    assert fit(columns(source), columns(target), chosen, 6, model)
     assert model[:6].reshape(2, 3) == pytest.approx(expected)
     assert (model[6:] == 0).all()
 
@@ -391,19 +418,79 @@ def test_homography_through_exact_points():
     source = random.random((60, 2))
     truth = np.array([[1.2, 0.1, -0.1], [0.1, 0.9, 0.1], [0.02, -0.03, 1]])
     model = np.array([1, 0, 0, 0, 1, 0, 0, 0.0])
-    assert fit(source, mapped(truth, source), np.ones(60, np.bool_), 8, model)
+    assert fit(columns(source), columns(mapped(truth, source)), np.ones(60, np.bool_), 8, model)
     # The pull on the perspective terms costs a little.
     assert mapped(np.append(model, 1).reshape(3, 3), source) == pytest.approx(mapped(truth, source), abs=1e-3)
 
 
-def test_best_matches_give_the_hypotheses():
-    """The model goes through two of the first matches: what only later ones agree on is not found."""
-    random = np.random.default_rng(24)
-    source, target = random.random((60, 2)), random.random((60, 2))
-    target[30:] = source[30:] + 0.05
-    inlier = np.zeros(60, np.bool_)
-    found = robust_homography(source, target, 0.005, 40, inlier)
-    assert (inlier == (np.arange(60) >= 30)).sum() >= 59
-    assert mapped(found, source[30:]) == pytest.approx(target[30:], abs=1e-3)
-    robust_homography(source, target, 0.005, 25, inlier)
-    assert inlier[30:].sum() < 15
+def test_homography_by_least_squares_weighted_by_depth():
+    random = np.random.default_rng(25)
+    source = random.random((50, 2)) * 20
+    truth = np.array([[1.2, 0.1, -0.1], [0.1, 0.9, 0.1], [0.02, -0.01, 1]])
+    target = mapped(truth, source) + random.normal(scale=0.3, size=source.shape)
+    model = np.append(np.zeros(6), truth[2, :2])
+    assert fit(columns(source), columns(target), np.ones(50, np.bool_), 8, model)
+    depth = np.column_stack([source, np.ones(50)]) @ truth[2]
+    rows, values = [], []
+    for (x, y), (u, v), w in zip(source, target, depth, strict=True):
+        rows += [
+            np.array([x, y, 1, 0, 0, 0, -x * u, -y * u]) / w,
+            np.array([0, 0, 0, x, y, 1, -x * v, -y * v]) / w,
+        ]
+        values += [u / w, v / w]
+    expected = np.linalg.lstsq(np.array(rows), np.array(values))[0]
+    assert model == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_count_inliers_by_hand():
+    source = np.array([[0, 0], [1, 0], [0, 1], [-1, 1], [3, 3.0]])
+    target = source * [2, 1] + [1, 0]
+    target[1] += [0.06, 0.08]
+    model = np.array([2, 0, 1, 0, 1, 0, 0, 0.0])
+    inlier = np.ones(5, np.bool_)
+    target[4] += 9
+    assert count_inliers(model, columns(source), columns(target), 0.1001**2, inlier) == 4
+    assert inlier.tolist() == [True, True, True, True, False]
+    assert count_inliers(model, columns(source), columns(target), 0.0999**2, inlier) == 3
+    assert inlier.tolist() == [True, False, True, True, False]
+
+
+def test_what_lies_behind_the_camera_is_no_inlier():
+    model = np.array([1, 0, 0, 0, 1, 0, -1, 0.0])
+    source = np.array([[0.5, 0.5], [2, 1]])
+    target = np.array([[1, 1], [-2, -1.0]])  # the second at depth -1
+    inlier = np.zeros(2, np.bool_)
+    assert count_inliers(model, columns(source), columns(target), 0.01, inlier) == 1
+    assert inlier.tolist() == [True, False]
+
+
+def test_tolerance_by_hand():
+    assert tolerance(np.array([3, 0, 0, 0, 3, 0, 0, 0.0]), 0.01) == pytest.approx(0.03)
+    assert tolerance(np.array([0, -2, 0, 8, 0, 0, 0, 0.0]), 0.01) == pytest.approx(0.04)
+    assert tolerance(np.array([0.5, 0, 0, 0, 0.5, 0, 0, 0.0]), 0.01) == 0.01
+
+
+def test_best_matches_are_the_most_similar():
+    """Thirty wrong matches are more alike than thirty right ones."""
+    random = np.random.default_rng(26)
+    points = random.random((60, 2)) * 500
+    images = points + 30
+    images[:30] = random.random((30, 2)) * 500
+    cosine = np.linspace(0.99, 0.9, 60)[:, None]
+    order = random.permutation(60)
+    query = features(points[order], np.eye(60, 120, dtype=np.float32)[order])
+    candidate = features(
+        images, np.hstack([cosine * np.eye(60), np.sqrt(1 - cosine**2) * np.eye(60)]).astype("f4")
+    )
+    # The first two that are right stand in places 30 and 31.
+    found = {
+        best: verify(query, candidate, BatchedVerifier(best_matches=best, threads=1)).inliers
+        for best in (31, 32)
+    }
+    assert found[31] < 20
+    assert found[32] >= 29
+
+
+def test_signatures_tell_sets_of_matches_apart():
+    sets = [[i in chosen for i in range(12)] for n in range(4) for chosen in combinations(range(12), n)]
+    assert len({int(signature(np.array(inlier))) for inlier in sets}) == len(sets)
