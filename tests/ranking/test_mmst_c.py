@@ -118,6 +118,11 @@ def test_equal_confidences_by_index():
     ]
 
 
+def test_the_first_of_equal_parents():
+    edges = [(0, 1, 1.0), (0, 2, 1.0), (1, 3, 0.5), (2, 3, 0.5)]
+    assert listed(grow_tree(build(4, edges), 0, minimum=0.01))[-1] == (3, 1, 0.5)
+
+
 @settings(deadline=None, max_examples=200)
 @given(edge_lists(), st.integers(0, 5), st.sampled_from([0.0, 0.01, 0.125, 0.25, 0.75]), st.data())
 def test_as_by_prim_over_dictionaries(case, depth, minimum, data):
