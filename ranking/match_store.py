@@ -163,7 +163,11 @@ class MatchStore:
         for first, seconds in _portions(missing):
             found = features([first, *seconds])
             results = self.verifier.verify(found[first], [found[second] for second in seconds])
-            self._append(first, found[first], seconds, [found[second] for second in seconds], results)
+            try:
+                self._append(first, found[first], seconds, [found[second] for second in seconds], results)
+            except BaseException:
+                self._load()
+                raise
             done += len(seconds)
             progress(done, len(missing))
         return done

@@ -66,7 +66,12 @@ def grow_tree(
 
     Returns:
         The tree; equal confidences are added by index.
+
+    Raises:
+        ValueError: the root is not an image of the graph.
     """
+    if not 0 <= root < len(graph):
+        raise ValueError(f"there is no image {root} in a match graph of {len(graph)}")
     order, confidence, parent = _grow(
         graph.indptr,
         graph.indices,
