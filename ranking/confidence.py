@@ -42,8 +42,7 @@ class Confidence:
         Args:
             significance: float32 [P] of verified pairs.
             similarity: float32 [P], global similarity of the same pairs; the less similar half is taken
-                to be unrelated. If one in fifty of them is related after all, the midpoint rises by a tenth; one
-                in twenty, by a third.
+                to be unrelated. If one in fifty is related after all, the midpoint rises by a tenth.
 
         Raises:
             ValueError: the lengths differ.

@@ -463,3 +463,32 @@ if __name__ == "__main__":
         except MatchStoreError as error:
             print(error)
             sys.exit(3)
+
+
+def test_an_interrupted_append_leaves_the_store_as_it_is_on_disk(tmp_path, monkeypatch):
+    from ranking import match_store
+    from ranking.verification import BatchedVerifier
+
+    rng = np.random.default_rng(0)
+    descriptors = rng.normal(size=(60, 16)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    points = (rng.random((60, 2)) * 300).astype(np.float32)
+    same = LocalFeatures(points, np.ones(60, np.float32), np.ones(60, np.float32), descriptors)
+    keys = [f"{i:032x}" for i in range(3)]
+    append = match_store._append
+
+    def torn(path, data):
+        append(path, data[:5] if path.name == "points.bin" else data)
+        if path.name == "points.bin":
+            raise KeyboardInterrupt
+
+    with MatchStore(tmp_path, BatchedVerifier(threads=1)) as store:
+        monkeypatch.setattr(match_store, "_append", torn)
+        with pytest.raises(KeyboardInterrupt):
+            store.verify([(keys[0], keys[1])], lambda wanted: dict.fromkeys(wanted, same))
+        monkeypatch.setattr(match_store, "_append", append)
+        store.verify([(a, b) for a in keys for b in keys], lambda wanted: dict.fromkeys(wanted, same))
+        found = store.correspondences(keys[0], keys[1])
+        assert len(store) == 3
+        assert len(found) == 60
+        np.testing.assert_array_equal(found[:, :2], found[:, 2:])
