@@ -19,7 +19,7 @@ FALSE_EDGE_RATE = 2e-3
 
 _LOWER, _UPPER = 0.5, 0.9
 _PRIOR = (0.0, 9.4)
-"""Quantiles measured with the default extractor on `roxford_mini`, for collections too small for their own."""
+"""Quantiles measured on `roxford_mini` with the default extractor, for collections too small to measure."""
 _PRIOR_PAIRS = 200
 
 
