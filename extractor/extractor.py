@@ -6,17 +6,25 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractor.features import ImageFeatures, LocalFeatures
+from extractor.learnt import pack_learnt, unpack_learnt
 from extractor.photo import Photo, PhotoError, read_photo
 from extractor.threads import available_cores, one_torch_thread
+from extractor.whitening import Whitening
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+LEARNING_SAMPLE = 100
+"""Photos from which it is usual to learn."""
 
 REVISION = 1
 """Part of every fingerprint: raise it when the same weights and parameters come to give other features."""
@@ -60,6 +68,27 @@ class LocalModel(Protocol):
         """Local features, strongest first, keypoints in pixels of the original."""
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A model that needs a projection learnt from photos of the index.
+
+    Attributes:
+        projection: None until it is learnt.
+    """
+
+    projection: Whitening | None
+
+    def samples(self, photo: Photo) -> NDArray[np.float32]:
+        """What a photo gives to learn from, float32 [n, D]."""
+
+    def learn(self, samples: NDArray[np.float32]) -> None:
+        """Fit the projection to the samples of many photos, float32 [N, D].
+
+        Raises:
+            ValueError: there are too few.
+        """
+
+
 class Extractor(ABC):
     """Turns photos into features; the same photo gives the same features, alone or among others.
 
@@ -79,6 +108,35 @@ class Extractor(ABC):
     local_dimension: int
     longest_side: int
 
+    @property
+    def learns(self) -> bool:
+        """Whether something must be learnt from photos of the index, by `learn` or `restore`, first."""
+        return False
+
+    @property
+    def learnt(self) -> bytes | None:
+        """What was learnt, for `restore`; None when nothing was."""
+        return None
+
+    def learn(self, photos: Iterable[Path]) -> None:  # noqa: B027 - most have nothing to learn
+        """Learn what must be learnt; the same photos give the same, and the fingerprint follows.
+
+        Args:
+            photos: a sample of the index, of which those that cannot be read are left out; more than
+                `LEARNING_SAMPLE` add little.
+
+        Raises:
+            ValueError: the photos have too few features.
+        """
+
+    def restore(self, learnt: bytes) -> None:
+        """Take over what an extractor of this configuration learnt.
+
+        Raises:
+            ValueError: another kind of extractor learnt it, or none did.
+        """
+        raise ValueError(f"{self.name} has nothing to learn, so there is nothing to restore")
+
     @abstractmethod
     def extract(self, photo: Photo, image_id: str) -> ImageFeatures:
         """Features of one photo; local descriptors are float32."""
@@ -92,18 +150,7 @@ class Extractor(ABC):
         Yields:
             For each photo, in order, its features or why it could not be read.
         """
-        workers = available_cores()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="extract")
-        waiting: deque[Future[ImageFeatures | PhotoError]] = deque()
-        try:
-            for image_id, path in photos:
-                waiting.append(pool.submit(self._read_and_extract, image_id, path))
-                if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return in_threads(lambda photo: self._read_and_extract(*photo), photos)
 
     def _read_and_extract(self, image_id: str, path: Path) -> ImageFeatures | PhotoError:
         try:
@@ -113,23 +160,109 @@ class Extractor(ABC):
 
 
 class GlobalLocalExtractor(Extractor):
-    """An extractor made of two independent models, one global and one local."""
+    """An extractor made of two independent models, one global and one local, either of which may learn."""
 
     def __init__(self, name: str, global_model: GlobalModel, local_model: LocalModel) -> None:
         self.name = name
-        self.fingerprint = fingerprint(name, {"global": global_model.identity, "local": local_model.identity})
         self.dimension = global_model.dimension
         self.local_dimension = local_model.dimension
         self.longest_side = max(global_model.longest_side, local_model.longest_side)
         self.global_model = global_model
         self.local_model = local_model
+        self._identity = {"global": global_model.identity, "local": local_model.identity}
+        self._unlearnt = self.fingerprint = fingerprint(name, self._identity)
+        self._learners: dict[str, Learner] = {
+            half: model
+            for half, model in (("global", global_model), ("local", local_model))
+            if isinstance(model, Learner) and model.projection is None
+        }
+
+    @property
+    def learns(self) -> bool:
+        """Whether a half must learn, and has not yet."""
+        return any(learner.projection is None for learner in self._learners.values())
+
+    @property
+    def learnt(self) -> bytes | None:
+        """The projections of both halves and for which configuration they are, as a NumPy `.npz` archive."""
+        if not self._learners or self.learns:
+            return None
+        return pack_learnt(
+            self._unlearnt,
+            {half: cast(Whitening, learner.projection) for half, learner in self._learners.items()},
+        )
+
+    def learn(self, photos: Iterable[Path]) -> None:
+        """Learn the projections of the halves that need one; see `Extractor.learn`."""
+        learners = list(self._learners.values())
+        if not learners:
+            return
+        samples: list[list[NDArray[np.float32]]] = [[] for _ in learners]
+        for found in in_threads(lambda path: self._samples(path, learners), photos):
+            for kept, new in zip(samples, found, strict=False):
+                kept.append(new)
+        for half, learner, kept in zip(self._learners, learners, samples, strict=True):
+            if not kept:
+                raise ValueError(f"{self.name} must learn from photos, and none of these can be read")
+            try:
+                learner.learn(np.concatenate(kept))
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.name} cannot learn the projection of its {half} descriptors from {len(kept)} "
+                    f"photos, start with more of them: {error}"
+                ) from error
+        self._name_what_was_learnt()
+
+    def _samples(self, path: Path, learners: Sequence[Learner]) -> list[NDArray[np.float32]]:
+        try:
+            photo = read_photo(path, self.longest_side)
+        except PhotoError:
+            return []
+        with one_torch_thread():
+            return [learner.samples(photo) for learner in learners]
+
+    def restore(self, learnt: bytes) -> None:
+        """Take over learnt projections; see `Extractor.restore`."""
+        projections = unpack_learnt(learnt, self._unlearnt)
+        if projections.keys() != self._learners.keys():
+            raise ValueError(
+                f"{self.name} learns {', '.join(self._learners) or 'nothing'}; "
+                f"what is stored are projections of {', '.join(projections) or 'nothing'}"
+            )
+        for half, learner in self._learners.items():
+            learner.projection = projections[half]
+        self._name_what_was_learnt()
+
+    def _name_what_was_learnt(self) -> None:
+        learnt = {half: cast(Whitening, one.projection).fingerprint for half, one in self._learners.items()}
+        self.fingerprint = fingerprint(self.name, {**self._identity, "learnt": learnt})
 
     def extract(self, photo: Photo, image_id: str) -> ImageFeatures:
         """Features of one photo; local descriptors are float32."""
+        if self.learns:
+            raise RuntimeError(
+                f"{self.name} has learnt nothing yet: call learn with photos of the index first"
+            )
         with one_torch_thread():
             descriptor = self.global_model.describe(photo)
             local = self.local_model.detect(photo)
         return ImageFeatures(image_id, photo.size, descriptor, local, self.fingerprint)
+
+
+def in_threads(work: Callable[[S], R], items: Iterable[S]) -> Iterator[R]:
+    """What `work` makes of each item, in order, on all cores; only a few items are taken ahead."""
+    workers = available_cores()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="extract")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def fingerprint(name: str, identity: Mapping[str, object]) -> str:

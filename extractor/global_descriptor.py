@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from extractor.configuration import LiteGlobalConfiguration
     from extractor.photo import Photo
-    from extractor.registry import LiteGlobalConfiguration
 
 
 class LiteGlobal:

@@ -129,10 +129,14 @@ def read_photo(path: str | Path, longest_side: int | None = None) -> Photo:
         raise PhotoError(path, f"damaged or truncated: {' '.join(str(error).split())}") from error
 
 
-def find_photos(folder: str | Path) -> list[Path]:
+def find_photos(folder: str | Path, *, links: bool = False) -> list[Path]:
     """Every photo in a folder and its subfolders, by suffix (`SUFFIXES`, in any case), sorted by path.
 
-    Hidden files and folders are left out, and so are links to folders and links to files outside the folder.
+    Hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+        links: follow links to folders and to files outside the folder too, but never in a circle.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -142,15 +146,21 @@ def find_photos(folder: str | Path) -> list[Path]:
         raise NotADirectoryError(f"{root}: no such folder")
     inside = root.resolve()
     photos = []
-    for parent, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, files in os.walk(root, followlinks=links):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name))
+        ]
         for name in files:
             path = Path(parent, name)
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
-            if path.is_file() and (not path.is_symlink() or path.resolve().is_relative_to(inside)):
+            if path.is_file() and (links or not path.is_symlink() or path.resolve().is_relative_to(inside)):
                 photos.append(path)
     return sorted(photos)
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and any(folder.samefile(above) for above in folder.parents)
 
 
 def _decode(path: Path, image: Image.Image, longest_side: int | None) -> Photo:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 SHRINKAGE = 10.0
 """Times d / N of the mean variance is added to each variance before whitening d directions learnt from N
@@ -61,13 +62,16 @@ class Whitening:
         return digest.hexdigest()[:16]
 
     @classmethod
-    def fit(cls, descriptors: NDArray[np.float32], dimension: int | None = None) -> Whitening:
+    def fit(
+        cls, descriptors: NDArray[np.float32], dimension: int | None = None, *, scaled: bool = True
+    ) -> Whitening:
         """Learn the map from the descriptors of an index.
 
         Args:
             descriptors: float [N, D]; one alone has no spread, so nothing is subtracted for N = 1.
             dimension: components to keep by PCA-whitening; None only centres. Directions are signed so that
                 their largest component is positive.
+            scaled: divide each component by its standard deviation; without it the map is plain PCA.
 
         Raises:
             ValueError: no descriptors, a value is not finite, or the dimension is not below N and at most D.
@@ -82,6 +86,12 @@ class Whitening:
                 f"cannot whiten to {dimension} dimensions from {n} descriptors of {full}: "
                 f"at most {min(n - 1, full)}; ask for fewer, or centre only"
             )
+        with threadpool_limits(1, "blas"):  # more of them could change the last bits
+            return cls._fit(descriptors, dimension, scaled)
+
+    @classmethod
+    def _fit(cls, descriptors: NDArray[np.float32], dimension: int | None, scaled: bool) -> Whitening:
+        n, full = descriptors.shape
         mean = descriptors.mean(axis=0, dtype=np.float64)
         if not np.isfinite(mean).all():
             raise ValueError("descriptors hold NaN or infinite values")
@@ -95,6 +105,8 @@ class Whitening:
         variances, directions = variances[::-1][:dimension], directions[:, ::-1][:, :dimension]
         largest = np.abs(directions).argmax(axis=0)
         directions = directions * np.sign(directions[largest, np.arange(dimension)])
+        if not scaled:
+            return cls(mean.astype(np.float32), directions.astype(np.float32))
         variances = np.maximum(variances, np.finfo(np.float32).tiny)
         spread = variances + SHRINKAGE * dimension / n * variances.mean()
         return cls(mean.astype(np.float32), (directions / np.sqrt(spread)).astype(np.float32))

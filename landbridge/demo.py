@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from landbridge.datasets import Dataset, DatasetError, load_dataset
+from landbridge.datasets.dataset import some
 from landbridge.evaluation import Evaluation, evaluate
 from landbridge.index import Index
 from landbridge.results import Ranking
@@ -17,6 +19,7 @@ from landbridge.sample_world import SampleWorld
 
 _SHOWN = 16
 _LIST = 24
+_DATE = re.compile(r"(19|20)\d\d([-_. ]?[01]\d([-_. ]?[0-3]\d)?)?")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Demo:
         bridged: results that were reached over bridging photos alone.
         failed: photos that could not be read, and why.
         evaluation: the figures, where the truth is known.
+        subfolders: what the subfolders of the photos were taken for, in a sentence; empty without them.
     """
 
     report: Path
@@ -36,6 +40,7 @@ class Demo:
     bridged: int
     failed: dict[Path, str] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    subfolders: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The result in values that JSON can hold."""
@@ -45,6 +50,7 @@ class Demo:
             "photos": self.photos,
             "bridged": self.bridged,
             "failed": {str(path): reason for path, reason in self.failed.items()},
+            "subfolders": self.subfolders,
         }
 
 
@@ -55,6 +61,7 @@ def run_demo(
 
     Args:
         photos: a data set that `load_dataset` knows, or any folder of photos; None renders a world.
+            Subfolders are taken for landmarks, but not where all are named by dates.
         folder: where the world, the index and the report go.
         seed: of the world.
         progress: told about the long steps.
@@ -73,14 +80,21 @@ def run_demo(
         dataset: Dataset | None = load_dataset(photos)
     except DatasetError:
         dataset = None
+    subfolders = ""
+    if dataset is not None and dataset.leave_one_out and dataset.labels:
+        landmarks = sorted(set(dataset.labels.values()))
+        subfolders = f"Subfolders taken for one landmark each: {some(landmarks)}."
+        if all(map(_DATE.fullmatch, landmarks)):
+            dataset = None
+            subfolders = f"Subfolders are dates, and not taken for landmarks: {some(landmarks)}."
     place = hashlib.sha256(str(photos.resolve()).encode()).hexdigest()[:12]
     with Index(folder / f"{photos.resolve().name}-{place}.db", "demo") as index:
         if dataset is None:
-            return _unlabelled(index, photos, report, progress)
+            return replace(_unlabelled(index, photos, report, progress), subfolders=subfolders)
         figures = evaluate(dataset, index, METHODS, progress=progress)
         figures.write_report(report, dataset, index, **more)
         bridged = _bridged(list(figures.rankings[METHODS[-1]].values()))
-        return Demo(report, len(index), bridged, figures.failed, figures)
+        return Demo(report, len(index), bridged, figures.failed, figures, subfolders)
 
 
 def _rendered(folder: Path, seed: int, progress: Progress, **world: Any) -> Path:

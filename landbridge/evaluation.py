@@ -1,17 +1,25 @@
-"""A table of methods on a labelled data set: mAP, mP@10, seconds, and what each step gains."""
+"""A table of methods on a labelled data set: what each finds, what it is sure of, and how long it takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from landbridge.datasets import Dataset
 from landbridge.index import Index
+from landbridge.recognition import recognise
 from landbridge.results import Ranking
 from landbridge.retrieval import METHODS, Progress, Retrieval, silent
+from ranking.metrics import PrecisionRecall, global_average_precision
+
+SURE = (90, 95)
+"""Percent of precision at which recall is told."""
+
+Figures = dict[str, dict[str, float]]
+"""Method -> name of a figure -> value in percent."""
 
 
 @dataclass(frozen=True)
@@ -22,21 +30,36 @@ class Evaluation:
         dataset: its name.
         queries: number of queries that count in some protocol.
         index: number of index images.
-        protocols: protocol -> method -> `{"mAP": percent, "mP@10": percent}`.
+        protocols: protocol -> method -> `{"mAP": percent, "mP@10": percent, "Recall@1": percent, …}`.
+        left_out: protocol -> number of queries left out of these means: without positives, or with fewer
+            than the data set's `min_positives`.
+        without_positives: protocol -> number of queries without any positive: the right answer to them is
+            nothing.
+        pooled: protocol -> method -> figures of the precision-recall curve of the results of all queries,
+            those without positives too: `area`, `recall@P90` and `recall@P95` where results are pooled by
+            their confidence (by their score where it is equal), and `area by score`, by their score alone.
+        recognition: method -> `GAP`, and `accuracy`: the share of the queries with a landmark that are
+            given a right one. Empty where the data set has no landmarks.
         seconds: method -> wall time for all queries. A step that several methods need counts for the
             first of them.
         failed: photos that could not be read, with the reason; their queries count as unanswered.
         rankings: method -> query id -> ranking.
+        curves: protocol -> method -> the curve that `pooled` describes.
         retrieval: what ranked them.
     """
 
     dataset: str
     queries: int
     index: int
-    protocols: dict[str, dict[str, dict[str, float]]]
+    protocols: dict[str, Figures]
+    left_out: dict[str, int]
+    without_positives: dict[str, int]
+    pooled: dict[str, Figures]
+    recognition: Figures
     seconds: dict[str, float]
     failed: dict[Path, str]
     rankings: dict[str, dict[str, Ranking]]
+    curves: dict[str, dict[str, PrecisionRecall]]
     retrieval: Retrieval
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,11 +69,25 @@ class Evaluation:
             "queries": self.queries,
             "index": self.index,
             "protocols": self.protocols,
+            "left_out": self.left_out,
+            "without_positives": self.without_positives,
+            "pooled": self.pooled,
+            "recognition": self.recognition,
             "seconds": self.seconds,
             "failed": {str(path): reason for path, reason in self.failed.items()},
         }
 
-    def rows(self) -> list[tuple[str, dict[str, dict[str, float]], float]]:
+    def write_curves(self, path: Path) -> None:
+        """Draw the precision-recall curves as a PNG: a frame for each protocol, a curve for each method.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from landbridge.curves import draw_curves  # matplotlib takes its time
+
+        draw_curves(path, self.curves, f"{self.dataset}: results of all queries, by confidence")
+
+    def rows(self) -> list[tuple[str, Figures, float]]:
         """Method, its figures by protocol, and its seconds, in the order of the methods."""
         return [
             (method, {name: table[method] for name, table in self.protocols.items()}, self.seconds[method])
@@ -142,18 +179,51 @@ def evaluate(
         start = time.perf_counter()
         rankings[method] = {ranking.query_id: ranking for ranking in retrieval.rank(method)}
         seconds[method] = time.perf_counter() - start
-    protocols: dict[str, dict[str, dict[str, float]]] = {}
+    protocols: dict[str, Figures] = {}
+    pooled: dict[str, Figures] = {}
+    curves: dict[str, dict[str, PrecisionRecall]] = {}
     for method, ranked in rankings.items():
-        scores = dataset.evaluate({query: ranking.image_ids for query, ranking in ranked.items()})
-        for protocol, figures in scores.items():
+        found = {query: ranking.image_ids for query, ranking in ranked.items()}
+        for protocol, figures in dataset.evaluate(found).items():
             protocols.setdefault(protocol, {})[method] = figures
+        sure = {
+            query: [(hit.confidence, hit.score) for hit in ranking.hits] for query, ranking in ranked.items()
+        }
+        raw = {query: [hit.score for hit in ranking.hits] for query, ranking in ranked.items()}
+        by_score = dataset.precision_recall(found, raw)
+        for protocol, curve in dataset.precision_recall(found, sure).items():
+            curves.setdefault(protocol, {})[method] = curve
+            pooled.setdefault(protocol, {})[method] = {
+                "area": 100 * curve.area,
+                **{f"recall@P{at}": 100 * curve.recall_at_precision(at / 100) for at in SURE},
+                "area by score": 100 * by_score[protocol].area,
+            }
     return Evaluation(
         dataset.name,
         len({query for protocol in dataset.protocols for query in dataset.scored(protocol)}),
         len(index.library.ids),
         protocols,
+        {protocol: len(dataset.queries) - len(dataset.scored(protocol)) for protocol in protocols},
+        {
+            protocol: sum(not truth.positives for truth in dataset.protocols[protocol].values())
+            for protocol in protocols
+        },
+        pooled,
+        {method: _recognition(dataset, ranked) for method, ranked in rankings.items() if dataset.landmarks},
         seconds,
         failed,
         rankings,
+        curves,
         retrieval,
     )
+
+
+def _recognition(dataset: Dataset, ranked: Mapping[str, Ranking]) -> dict[str, float]:
+    recognised = {query: recognise(ranking, dataset.labels) for query, ranking in ranked.items()}
+    predictions = {query: (it.label, it.confidence) for query, it in recognised.items() if it is not None}
+    right = [query for query, (label, _) in predictions.items() if label in dataset.landmarks[query]]
+    with_landmark = sum(bool(landmarks) for landmarks in dataset.landmarks.values())
+    return {
+        "GAP": 100 * global_average_precision(predictions, dataset.landmarks),
+        "accuracy": 100 * len(right) / with_landmark,
+    }

@@ -18,10 +18,10 @@ from platformdirs import user_cache_path
 from connector import payload
 from connector.collection import Collection, Record, Source
 from connector.errors import CollectionMissingError, FingerprintMismatchError
-from extractor.extractor import Extractor
+from extractor.extractor import LEARNING_SAMPLE, Extractor
 from extractor.features import ImageFeatures, LocalFeatures
 from extractor.photo import Photo, PhotoError, read_photo
-from extractor.registry import create_extractor
+from extractor.registry import create_extractor, maker, registered
 from extractor.whitening import Whitening
 from landbridge.datasets import Box
 from landbridge.photos import photos_in
@@ -33,6 +33,7 @@ from ranking.verification import BatchedVerifier
 T = TypeVar("T")
 
 _WHITENING = "whitening"
+_LEARNT = "extractor"
 _WHITENING_SAMPLE = 2000
 _BATCH = 32
 _CACHED_PHOTOS = 4000
@@ -66,7 +67,7 @@ class Index:
         uri: str | Path = "landbridge.db",
         name: str = "landbridge",
         *,
-        extractor: str = "default",
+        extractor: str | None = None,
         dimension: int | None = None,
         token: str = "",
         db_name: str = "",
@@ -78,7 +79,8 @@ class Index:
         Args:
             uri: a path for the embedded Milvus Lite, or http(s)://host:port of a Milvus server.
             name: the collection.
-            extractor: registered name; its model is loaded when the first photo comes.
+            extractor: registered name, for a new collection the default one when not given; an existing
+                collection knows its own. Its model is loaded when the first photo comes.
             dimension: of a new collection: global descriptors are PCA-whitened to so many components. By
                 default they are centred alone. An existing collection keeps what it was made with.
             token: `token` or `user:password` of the server.
@@ -88,11 +90,13 @@ class Index:
                 cache folder for a server.
 
         Raises:
-            ConnectorError: Milvus cannot be reached, or the collection is not Landbridge's.
+            ConnectorError: Milvus cannot be reached, or the collection is not Landbridge's, or it was made
+                by another extractor than the one given.
+            ValueError: no extractor has this name.
         """
         self.uri = str(uri)
         self.name = name
-        self._extractor_name = extractor
+        self._extractor_name = registered(extractor or "default")
         self._dimension = dimension
         self._access: dict[str, Any] = {"token": token, "db_name": db_name, "timeout": timeout}
         self._collection: Collection | None = None
@@ -102,6 +106,12 @@ class Index:
                 self._collection = Collection.open(self.uri, name, **self._access)
             except CollectionMissingError as error:
                 self._missing = error
+        if self._collection is not None:
+            made_by = maker(self._collection.extractor)
+            if extractor is not None and made_by != self._extractor_name:
+                self._collection.close()
+                raise self._mismatch(self._collection.extractor, self._extractor_name)
+            self._extractor_name = made_by
         self._matches_folder = matches or self._usual_matches_folder(db_name)
         self._matches: MatchStore | None = None
         self._library: Library | None = None
@@ -162,13 +172,40 @@ class Index:
         """
         extractor = create_extractor(self._extractor_name)
         if self._collection is not None:
-            ours, theirs = extractor.fingerprint, self._collection.extractor
-            if ours != theirs:
-                raise FingerprintMismatchError(
-                    f"{self.name!r} in {self.uri} was made by {theirs}, this is {ours}: their features do "
-                    "not compare; use the extractor and the release that made it, or index into another name"
-                )
+            learnt = self._collection.get_blob(_LEARNT) if extractor.learns else None
+            if learnt is not None:
+                try:
+                    extractor.restore(learnt)
+                except ValueError as error:
+                    raise FingerprintMismatchError(f"{self.name!r} in {self.uri}: {error}") from error
+            if not extractor.learns:
+                self._check(extractor)
         return extractor
+
+    def _check(self, extractor: Extractor) -> None:
+        ours, theirs = extractor.fingerprint, self.collection.extractor
+        if ours != theirs:
+            raise self._mismatch(theirs, ours)
+
+    def _mismatch(self, theirs: str, ours: str) -> FingerprintMismatchError:
+        return FingerprintMismatchError(
+            f"{self.name!r} in {self.uri} was made by {theirs}, this is {ours}: their features do "
+            "not compare; use the extractor and the release that made it, or index into another name"
+        )
+
+    def _learn(self, sources: Mapping[str, Source], progress: Progress) -> None:
+        """Let the extractor learn what it must from a sample of the first photos."""
+        extractor = self.extractor
+        if not extractor.learns:
+            return
+        sample = _sample(sources, LEARNING_SAMPLE)
+
+        def photos() -> Iterator[Path]:
+            for done, image_id in enumerate(sample, 1):
+                progress("learn", done, len(sample))
+                yield Path(sources[image_id].path)
+
+        extractor.learn(photos())
 
     def info(self) -> dict[str, Any]:
         """What there is to know of the index, in values that JSON can hold."""
@@ -208,6 +245,7 @@ class Index:
             except OSError as error:
                 failed[path] = f"cannot be read: {error.strerror}"
         if sources and self._collection is None:
+            self._learn(sources, progress)
             self._collection = Collection.create(
                 self.uri,
                 self.name,
@@ -263,6 +301,10 @@ class Index:
 
     def _extract(self, new: Mapping[str, Source], failed: dict[Path, str], progress: Progress) -> None:
         """Stage all new photos, fit the whitening when there is none, publish."""
+        self._learn(new, progress)
+        self._check(self.extractor)
+        if self.extractor.learnt is not None and self.collection.get_blob(_LEARNT) is None:
+            self.collection.put_blob(_LEARNT, self.extractor.learnt)
         staged = {record.image_id: record for record in self.collection.staged()}
         staged = {i: record for i, record in staged.items() if new.get(i) == record.source}
         whitening = self._whitening()
@@ -270,9 +312,7 @@ class Index:
         done = len(staged)
         progress("extract", done, len(new))
         if whitening is None:
-            # The sample is drawn by a hash of the ids, so that a resumed run fits the same whitening.
-            sample = sorted(new, key=lambda image_id: hashlib.blake2b(image_id.encode()).digest())
-            sample = sample[:_WHITENING_SAMPLE]
+            sample = _sample(new, _WHITENING_SAMPLE)
             chosen = set(sample)
             for batch in self._staging([i for i in waiting if i in chosen], new, failed):
                 staged |= {record.image_id: record for record, _ in batch}
@@ -462,6 +502,11 @@ class Index:
 def _source(path: Path) -> Source:
     status = path.stat()
     return Source(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+def _sample(image_ids: Iterable[str], count: int) -> list[str]:
+    """Ids drawn by their hash, so that a resumed run draws the same."""
+    return sorted(image_ids, key=lambda image_id: hashlib.blake2b(image_id.encode()).digest())[:count]
 
 
 def _key(role: str, image_id: str, digest: str) -> str:

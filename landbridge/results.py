@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 How = Literal["verified", "bridged", "similar"]
+
+UNVERIFIED = 0.1
+"""What a chain is worth where there is none: MMST-C keeps no chain that is worth less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Hit:
             or more, from the query to the photo), or ``similar``: no verified way leads to it, and it was
             ranked by the similarity of the (expanded) descriptors (no link).
         chain: The links from the query to the photo.
+        confidence: Probability that the photo is right, 0 to 1, comparable between queries: see
+            `hit_confidence`.
 
     Raises:
         ValueError: If the chain does not fit ``how``, breaks off, or ends at another photo.
@@ -49,6 +56,7 @@ class Hit:
     score: float
     how: How
     chain: tuple[Link, ...] = ()
+    confidence: float = 0.0
 
     def __post_init__(self) -> None:
         links = len(self.chain)
@@ -62,6 +70,28 @@ class Hit:
     def bridges(self) -> tuple[str, ...]:
         """Ids of the photos between the query and this one, in order."""
         return tuple(link.target for link in self.chain[:-1])
+
+
+def hit_confidence(chain: Sequence[Link], similarity: float) -> float:
+    """Probability that a photo found shows what the query shows.
+
+    A photo verified against the query has the confidence of the pair. Over a chain, one wrong link leads to
+    the photos of another landmark, and the best chain is chosen among many; but a single wrong link moves
+    the expanded descriptors little. So a bridged photo has the product of the confidences of its links times
+    the similarity of the expanded descriptors, and a photo that is merely similar has `UNVERIFIED` times its
+    similarity.
+
+    Args:
+        chain: links from the query to the photo.
+        similarity: cosine of the (expanded) descriptors of query and photo; below 0 counts as 0.
+
+    Returns:
+        0 to 1.
+    """
+    if len(chain) == 1:
+        return chain[0].confidence
+    linked = math.prod(link.confidence for link in chain) if chain else UNVERIFIED
+    return linked * min(max(similarity, 0.0), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

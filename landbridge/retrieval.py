@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from connector.collection import MAX_LIMIT, Collection
 from extractor.features import LocalFeatures
-from landbridge.results import Correspondences, Hit, How, Link, Ranking
+from landbridge.results import Correspondences, Hit, How, Link, Ranking, hit_confidence
 from ranking.confidence import Confidence
 from ranking.id_qe import expand
 from ranking.match_graph import MatchGraph
 from ranking.match_store import MatchStore
-from ranking.mmst_c import SpanningTree, grow_tree, rank
+from ranking.mmst_c import SpanningTree, grow_trees, rank
 from ranking.nearest_neighbours import nearest_neighbours, ranked
 from ranking.query_expansion import average_query_expansion
+from ranking.support import support
 
 METHODS = ("global", "aqe", "verify", "id-qe", "mmst-c")
 CANDIDATES = 100
@@ -68,12 +69,11 @@ class Library:
         return self._measured(*self.matches.among(self.keys))
 
     def _measured(self, pairs: NDArray[np.int64], records: NDArray[np.void]) -> Confidence:
-        similarity = np.einsum("pd,pd->p", self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]])
-        return Confidence.fit(records["significance"], similarity)
+        return Confidence.fit(records["significance"], _similarity(self.embeddings, pairs))
 
-    def graph(self, keys: Sequence[str], confidence: Confidence) -> MatchGraph:
-        """The match graph of images given by their digests."""
-        return _graph(len(keys), *self.matches.among(keys), confidence)
+    def graph(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> MatchGraph:
+        """The match graph of images given by their digests and their global descriptors, float32 [n, D]."""
+        return _graph(embeddings, *self.matches.among(keys), self.confidence)
 
     def join(self, progress: Progress = silent) -> int:
         """Verify every image that is new with its candidates; return how many pairs were verified.
@@ -91,7 +91,7 @@ class Library:
         # What a run that was stopped in its second round left behind must not change the second round.
         before = ~np.isin(known, new).any(1) | np.isin(_codes(known), _codes(np.array(pairs)))
         known, records = known[before], records[before]
-        graph = _graph(len(self.keys), known, records, self._measured(known, records))
+        graph = _graph(self.embeddings, known, records, self._measured(known, records))
         expanded = expand(self.embeddings, graph)
         closer, _ = nearest_neighbours(expanded[new], expanded, CANDIDATES + 1)
         pairs = [(i, int(j)) for i, row in zip(new, closer, strict=True) for j in row]
@@ -115,7 +115,8 @@ class Library:
             return {key: own[key] if key in own else stored[key] for key in wanted}
 
         return self.matches.verify(
-            [(keys[i], keys[j]) for i, j in pairs],
+            keys,
+            np.array(pairs, np.int64).reshape(-1, 2),
             features,
             lambda done, total: progress(step, done, total),
         )
@@ -163,6 +164,9 @@ class Retrieval:
         self.progress = progress
         self._outside = [query for query in queries if query.local is not None]
         self._keys = library.keys + [query.key for query in self._outside]
+        self._embeddings = np.concatenate(
+            [library.embeddings, *(query.embedding[None] for query in self._outside)]
+        )
         outside = iter(range(len(library.ids), len(self._keys)))
         self._node = [
             next(outside) if query.local is not None else library.number[query.query_id] for query in queries
@@ -190,21 +194,18 @@ class Retrieval:
     def _verified(self, pairs: Sequence[tuple[int, int]], step: str) -> MatchGraph:
         own = {query.key: query.local for query in self._outside if query.local is not None}
         self.library.verify(self._keys, pairs, self.progress, step, own)
-        return self.library.graph(self._keys, self.library.confidence)
+        return self.library.graph(self._keys, self._embeddings)
 
     @cached_property
     def _expanded(self) -> tuple[MatchGraph, NDArray[np.float32]]:
         """The match graph after a second round of candidates, and the descriptors that ID-QE moved."""
         index = len(self.library.ids)
-        descriptors = np.concatenate(
-            [self.library.embeddings, *(query.embedding[None] for query in self._outside)]
-        )
-        nearby = expand(descriptors, self._bridged(self._first_graph))
+        nearby = expand(self._embeddings, self._bridged(self._first_graph))
         pool = nearby if self.offline else nearby[:index]
         closer, _ = nearest_neighbours(nearby[self._node], pool, CANDIDATES + 1)
         pairs = [(node, int(i)) for node, row in zip(self._node, closer, strict=True) for i in row]
         graph = self._bridged(self._verified(pairs, "verify queries, round 2"))
-        return graph, expand(descriptors, graph)
+        return graph, expand(self._embeddings, graph)
 
     def _bridged(self, graph: MatchGraph) -> MatchGraph:
         """Without offline mode, queries from outside are no bridges."""
@@ -234,7 +235,7 @@ class Retrieval:
         }[method](limit)
 
     def _similar(self, place: int, found: Sequence[tuple[int, float]], limit: int) -> Ranking:
-        hits = [Hit(self.library.ids[i], s, "similar") for i, s in found if i != self._node[place]]
+        hits = [self._hit(place, i, s, [], s) for i, s in found if i != self._node[place]]
         return Ranking(self.queries[place].query_id, tuple(hits[:limit]))
 
     def _rank_global(self, limit: int) -> list[Ranking]:
@@ -257,10 +258,10 @@ class Retrieval:
         ):
             direct = self._direct(graph, place)
             sure = sorted(
-                ((float(direct[i].significance), i) for i, _ in candidates if i in direct),
+                ((direct[i].evidence, i) for i, _ in candidates if i in direct),
                 key=lambda entry: -entry[0],
             )
-            verified = [self._hit(place, i, score, [direct[i].link]) for score, i in sure]
+            verified = [self._hit(place, i, score, [direct[i].link], 0.0) for score, i in sure]
             seen = {hit.image_id for hit in verified}
             rest = [hit for hit in ranking.hits if hit.image_id not in seen]
             rankings.append(Ranking(ranking.query_id, tuple((verified + rest)[:limit])))
@@ -282,7 +283,11 @@ class Retrieval:
             order = ranked(similarity[None], limit)[0]
             hits = [
                 self._hit(
-                    place, int(i), float(similarity[i]), [direct[int(i)].link] if int(i) in direct else []
+                    place,
+                    int(i),
+                    float(similarity[i]),
+                    [direct[int(i)].link] if int(i) in direct else [],
+                    float(similarity[i]),
                 )
                 for i in order
                 if np.isfinite(similarity[i])
@@ -292,10 +297,14 @@ class Retrieval:
 
     def _rank_tree(self, limit: int) -> list[Ranking]:
         graph, expanded = self._expanded
+        roots = np.array(self._node)
+        trees = grow_trees(graph, roots, len(graph))
+        supported = support(graph, roots, trees)
         rankings = []
-        for place, query in enumerate(self.queries):
-            tree = grow_tree(graph, self._node[place])
-            order, scores = rank(tree, self._similarity(place, expanded), limit)
+        for place, (query, tree) in enumerate(zip(self.queries, trees, strict=True)):
+            own = supported[trees.indptr[place] : trees.indptr[place + 1]]
+            similarity = self._similarity(place, expanded)
+            order, scores = rank(tree, own, similarity, limit)
             direct = self._direct(graph, place)
             hits = [
                 self._hit(
@@ -303,15 +312,16 @@ class Retrieval:
                     int(i),
                     float(score),
                     [direct[int(i)].link] if int(i) in direct else self._chain(tree, int(i)),
+                    float(similarity[i]),
                 )
                 for i, score in zip(order, scores, strict=True)
             ]
             rankings.append(Ranking(query.query_id, tuple(hits)))
         return rankings
 
-    def _hit(self, place: int, number: int, score: float, chain: Sequence[Link]) -> Hit:
+    def _hit(self, place: int, number: int, score: float, chain: Sequence[Link], similarity: float) -> Hit:
         how: How = "similar" if not chain else "verified" if len(chain) == 1 else "bridged"
-        return Hit(self.library.ids[number], score, how, tuple(chain))
+        return Hit(self.library.ids[number], score, how, tuple(chain), hit_confidence(chain, similarity))
 
     def _direct(self, graph: MatchGraph, place: int) -> dict[int, _Direct]:
         """The images verified with a query itself."""
@@ -328,9 +338,15 @@ class Retrieval:
     def _link(self, source: int, target: int) -> _Direct:
         record = self.library.matches.record(self._keys[source], self._keys[target])
         assert record is not None, "edges are made of verified pairs"
-        confidence = float(self.library.confidence(record["significance"])[0])
-        link = Link(self._name(source), self._name(target), int(record["inliers"][0]), confidence)
-        return _Direct(link, float(record["significance"][0]))
+        measured = record["significance"], _similarity(self._embeddings, np.array([[source, target]]))
+        confidence = self.library.confidence
+        link = Link(
+            self._name(source),
+            self._name(target),
+            int(record["inliers"][0]),
+            float(confidence(*measured)[0]),
+        )
+        return _Direct(link, float(confidence.evidence(*measured)[0]))
 
     def correspondences(self, source: str, target: str) -> Correspondences:
         """The inliers of a verified pair, by the names that the links of rankings have."""
@@ -351,14 +367,22 @@ class Retrieval:
 @dataclass(frozen=True)
 class _Direct:
     link: Link
-    significance: float
+    evidence: float
 
 
 def _graph(
-    images: int, pairs: NDArray[np.int64], records: NDArray[np.void], confidence: Confidence
+    embeddings: NDArray[np.float32],
+    pairs: NDArray[np.int64],
+    records: NDArray[np.void],
+    confidence: Confidence,
 ) -> MatchGraph:
-    regions = np.stack([records["region_first"], records["region_second"]], axis=1)
-    return MatchGraph.from_pairs(images, pairs, confidence(records["significance"]), regions)
+    certain = confidence(records["significance"], _similarity(embeddings, pairs))
+    return MatchGraph.from_pairs(len(embeddings), pairs, certain)
+
+
+def _similarity(embeddings: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Global similarity of pairs of images: float32 [P]."""
+    return np.einsum("pd,pd->p", embeddings[pairs[:, 0]], embeddings[pairs[:, 1]])
 
 
 def _codes(pairs: NDArray[np.int64]) -> NDArray[np.int64]:

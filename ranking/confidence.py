@@ -1,9 +1,8 @@
-"""From the significance of a verification to the probability that the pair is right, without labels.
+"""From a verification to the probability that the pair is right, calibrated without labels.
 
 How significant a chance agreement gets depends on the features and the motifs: facades repeat, brick is
 brick everywhere. So the distribution for unrelated photos is measured on the collection itself, on
-verified pairs with little global similarity, almost all of which are unrelated. Its tail is close to
-exponential; the confidence passes one half where only `FALSE_EDGE_RATE` of unrelated pairs remain.
+verified pairs with little global similarity, almost all of which are unrelated.
 """
 
 from __future__ import annotations
@@ -17,49 +16,116 @@ from numpy.typing import NDArray
 FALSE_EDGE_RATE = 2e-3
 """Share of unrelated pairs that may pass: with 100 candidates a photo, one false edge in five photos."""
 
-_LOWER, _UPPER = 0.5, 0.9
-_PRIOR = (0.0, 9.4)
-"""Quantiles measured on `roxford_mini` with the default extractor, for collections too small to measure."""
+SIMILARITY_WEIGHT = 0.5
+"""Evidence in one standard deviation of the global similarity, as a share of `Confidence.scale`."""
+
+STEEPNESS = 3.0
+"""The odds that a pair is right grow with this power of its evidence: false pairs have a heavy tail."""
+
+_QUANTILES = (0.5, 0.9)
+_FIRST_QUANTILES = (0.3, 0.7)
+"""Of all pairs, the related ones among them: up to three in ten do not reach these."""
+_PRIOR = (32.2, 5.84)
+"""Midpoint and scale on `roxford_mini` with the default extractor, for collections too small to measure."""
 _PRIOR_PAIRS = 200
+_LEAST_MIDPOINT = -math.log10(FALSE_EDGE_RATE)
+"""What the significance itself promises: so many false alarms to expect."""
+_ROUNDS = 50
+_NORMAL = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """A map from significance to confidence.
+    """A map from significance and global similarity to confidence.
 
     Attributes:
-        midpoint: significance at which a pair is as likely right as wrong.
-        scale: decay of the significance among unrelated pairs; the steepness of the map.
+        midpoint: evidence at which a pair is as likely right as wrong.
+        scale: decay of the significance among unrelated pairs.
+        usual: median global similarity of the pairs it was measured on.
+        deviation: standard deviation of the similarity, from the median absolute deviation.
+        similarity_weight: evidence in one deviation of similarity, in units of `scale`.
     """
 
     midpoint: float
     scale: float
+    usual: float = 0.0
+    deviation: float = 1.0
+    similarity_weight: float = 0.0
 
     @classmethod
     def fit(cls, significance: NDArray[np.float32], similarity: NDArray[np.float32]) -> Confidence:
         """Measure the unrelated pairs of a collection.
 
+        The tail of their significance is taken for exponential, and the midpoint put where only
+        `FALSE_EDGE_RATE` of them remain. Pairs beyond the midpoint are related: they are left out and the
+        rest is measured again, until nothing changes. The fewer pairs there are, the more a prior counts for
+        the significance, and the less the similarity counts at all.
+
         Args:
             significance: float32 [P] of verified pairs.
             similarity: float32 [P], global similarity of the same pairs; the less similar half is taken
-                to be unrelated. If one in fifty is related after all, the midpoint rises by a tenth.
+                to be unrelated. If one in ten is related after all, the midpoint rises by 3 to 8 %.
 
         Raises:
             ValueError: the lengths differ.
         """
         if len(significance) != len(similarity):
             raise ValueError(f"{len(significance)} significances, but {len(similarity)} similarities")
-        lower, upper = _PRIOR
-        if len(significance):
-            unrelated = significance[similarity <= np.median(similarity)]
-            weight = len(unrelated) / (len(unrelated) + _PRIOR_PAIRS)
-            measured = np.quantile(unrelated, (_LOWER, _UPPER))
-            lower = (1 - weight) * lower + weight * float(measured[0])
-            upper = (1 - weight) * upper + weight * float(measured[1])
-        scale = max((upper - lower) / math.log((1 - _LOWER) / (1 - _UPPER)), 0.5)
-        return cls(upper + scale * math.log((1 - _UPPER) / FALSE_EDGE_RATE), scale)
+        if not len(significance):
+            return cls(*_PRIOR)
+        usual = float(np.median(similarity))
+        deviation = _NORMAL * float(np.median(np.abs(similarity - usual)))
+        # Below 0 a model is worse than chance, by an amount that says nothing about the tail.
+        unrelated = np.sort(np.maximum(significance[similarity <= usual].astype(np.float64), 0))
+        midpoint, scale = _tail(unrelated, 1.0, _FIRST_QUANTILES)
+        left = 0
+        for _ in range(_ROUNDS):
+            before, left = left, max(int(np.searchsorted(unrelated, midpoint, "right")), 1)
+            if left == before:
+                break
+            midpoint, scale = _tail(unrelated[:left], 1.0 - FALSE_EDGE_RATE, _QUANTILES)
+        weight = len(unrelated) / (len(unrelated) + _PRIOR_PAIRS)
+        midpoint, scale = weight * np.array((midpoint, scale)) + (1 - weight) * np.array(_PRIOR)
+        if deviation == 0:
+            return cls(float(midpoint), float(scale))
+        return cls(float(midpoint), float(scale), usual, deviation, SIMILARITY_WEIGHT * weight)
 
-    def __call__(self, significance: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probability that pairs are right: float32, the shape of `significance`, between 0 and 1."""
-        steps = np.clip((np.asarray(significance, np.float64) - self.midpoint) / self.scale, -50, 50)
-        return (1.0 / (1.0 + np.exp(-steps))).astype(np.float32)
+    def evidence(
+        self, significance: NDArray[np.float32], similarity: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Significance, plus what the global similarity says: float32, of the same shape."""
+        deviations = (np.asarray(similarity, np.float64) - self.usual) / self.deviation
+        total = np.asarray(significance, np.float64) + self.similarity_weight * self.scale * deviations
+        return total.astype(np.float32)
+
+    def __call__(
+        self, significance: NDArray[np.float32], similarity: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Probability that pairs are right.
+
+        Args:
+            significance: float32 [P] of verified pairs.
+            similarity: float32 [P], global similarity of the same pairs.
+
+        Returns:
+            float32 [P], between 0 and 1.
+        """
+        evidence = np.maximum(self.evidence(significance, similarity).astype(np.float64), 1e-3)
+        return (1.0 / (1.0 + (self.midpoint / evidence) ** STEEPNESS)).astype(np.float32)
+
+
+def _tail(
+    significance: NDArray[np.float64], share: float, quantiles: tuple[float, float]
+) -> tuple[float, float]:
+    """Where an exponential tail falls to the false edge rate, and its decay.
+
+    Args:
+        significance: float64 [P], the least significant part of a distribution.
+        share: which share of it they are.
+        quantiles: of the whole distribution, that the tail goes through.
+    """
+    lower, upper = np.quantile(significance, np.divide(quantiles, share))
+    scale = max(float(upper - lower) / math.log((1 - quantiles[0]) / (1 - quantiles[1])), 0.5)
+    midpoint = float(upper) + scale * math.log((1 - quantiles[1]) / FALSE_EDGE_RATE)
+    return max(midpoint, _LEAST_MIDPOINT), scale

@@ -1,4 +1,4 @@
-"""Diffusion: similarity that spreads along the k-NN graph, confidence that spreads over the match graph."""
+"""Diffusion: similarity that spreads along the k-NN graph of the index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from scipy.sparse.linalg import cg
 from threadpoolctl import threadpool_limits
 
 from ranking.knn_graph import knn_graph
-from ranking.match_graph import MatchGraph
 from ranking.nearest_neighbours import nearest_neighbours
 
 NEIGHBOURS = 50
@@ -58,31 +57,6 @@ def diffuse(
         start = np.zeros((len(queries), len(index)))
         np.put_along_axis(start, found, np.maximum(similarity, 0.0) ** gamma, 1)
         return _spread(graph, start, alpha)
-
-
-def diffuse_over_matches(
-    graph: MatchGraph, images: NDArray[np.int64], alpha: float = ALPHA
-) -> NDArray[np.float32]:
-    """Spread confidence over the match graph: what many chains lead to counts for more than any one of them.
-
-    The system of `diffuse`, with the confidences of verified pairs for affinities, and those of an image's
-    own edges to start from. Where MMST-C trusts the best chain, this adds up all of them, so that one false
-    edge between two landmarks carries little.
-
-    Args:
-        graph: match graph of n images. One that nothing leads into (`MatchGraph.without_bridges`) starts,
-            and passes nothing on.
-        images: int64 [Q], where to start from.
-        alpha: below 1; how far confidence spreads.
-
-    Returns:
-        float32 [Q, n], 1 for the image that most arrives at; zero where no chain leads.
-    """
-    matrix = graph.matrix().astype(np.float64)
-    with threadpool_limits(1, user_api="blas"):
-        spread = _spread(matrix, matrix[images].toarray(), alpha)
-    most = spread.max(1, initial=0, keepdims=True)
-    return np.divide(spread, most, out=spread, where=most > 0)
 
 
 def _spread(graph: sparse.csr_matrix, start: NDArray[np.float64], alpha: float) -> NDArray[np.float32]:

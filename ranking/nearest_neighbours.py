@@ -18,6 +18,8 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def ranked(similarity: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
     """The columns of each row by descending similarity, equal ones by index: int64 [Q, limit]."""
     limit = min(limit, similarity.shape[1])
+    if limit == 0:
+        return np.zeros((len(similarity), 0), np.int64)
     if limit < similarity.shape[1]:
         # Everything above the limit-th value, and the first columns among those equal to it.
         cut = -np.partition(-similarity, limit - 1, axis=1)[:, limit - 1 : limit]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ranking import id_qe, mmst_c
-from ranking.diffusion import diffuse, diffuse_over_matches
+from ranking.diffusion import diffuse
 from ranking.egt import TAU, explore_exploit, symmetrised
 from ranking.k_reciprocal import k_reciprocal_similarity
 from ranking.knn_graph import knn_graph
 from ranking.match_graph import MatchGraph
 from ranking.nearest_neighbours import nearest_neighbours, ranked
 from ranking.query_expansion import alpha_query_expansion, average_query_expansion, database_augmentation
+from ranking.support import support
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class Images:
     Attributes:
         descriptors: float32 [n, D] of unit norm.
         index: number of index images; they alone are returned.
-        graph: match graph of the n images, for `id-qe`, `mmst-c` and `match-diffusion`.
+        graph: match graph of the n images, for `id-qe` and `mmst-c`.
         inliers: symmetric [n, n], inliers of the verified pairs, for `inliers` and `egt`.
     """
 
@@ -235,22 +236,13 @@ def _id_qe(images: Images, queries: NDArray[np.int64], offline: bool) -> Iterabl
 
 def _mmst_c(images: Images, queries: NDArray[np.int64], offline: bool) -> Iterable[Row]:
     graph, expanded = _expanded(images, offline)
-    for query in queries:
-        tree = mmst_c.grow_tree(graph, query)
+    trees = mmst_c.grow_trees(graph, queries, len(graph))
+    supported = support(graph, queries, trees)
+    for place, (query, tree) in enumerate(zip(queries, trees, strict=True)):
         scores, parents = _alone(expanded @ expanded[query])
-        order, raised = mmst_c.rank(tree, scores, len(scores))
+        own = supported[trees.indptr[place] : trees.indptr[place + 1]]
+        order, raised = mmst_c.rank(tree, own, scores, len(scores))
         scores[order] = raised
-        parents[tree.order] = tree.parent
-        yield scores, parents
-
-
-def _match_diffusion(images: Images, queries: NDArray[np.int64], offline: bool) -> Iterable[Row]:
-    graph, expanded = _expanded(images, offline)
-    everything = np.full_like(graph.region_here, np.iinfo(np.uint64).max)
-    chains = replace(graph, region_here=everything, region_there=everything)
-    for query, spread in zip(queries, diffuse_over_matches(graph, queries), strict=True):
-        scores, parents = _alone(expanded @ expanded[query] + spread)
-        tree = mmst_c.grow_tree(chains, query, depth=len(graph), minimum=0.0)
         parents[tree.order] = tree.parent
         yield scores, parents
 
@@ -273,6 +265,5 @@ RANKERS: dict[str, Ranker] = {
     "egt": _egt,
     "id-qe": _id_qe,
     "mmst-c": _mmst_c,
-    "match-diffusion": _match_diffusion,
 }
 """Ranker by name: those on descriptors alone, then those on verified pairs."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ranking.metrics import Evaluation, Metric, Truth, evaluate
+from numpy.typing import ArrayLike
+
+from ranking.metrics import Evaluation, Metric, PrecisionRecall, Truth, evaluate, pooled_precision_recall
 
 
 class DatasetError(ValueError):
@@ -40,6 +42,9 @@ class Dataset:
         leave_one_out: every query is an index photo that must not find itself; it is junk in its own truth.
         boxes: query id -> the part of its photo to search with; queries not named here use the whole photo.
         unjudged: ids of queries whose truth is not known; rankings of them are accepted and not scored.
+        labels: index id -> its landmark; photos not named here show no landmark.
+        landmarks: query id -> its landmarks, none where it shows no landmark. Every query is named, or the
+            landmarks are not known and none is.
     """
 
     name: str
@@ -51,6 +56,8 @@ class Dataset:
     leave_one_out: bool = False
     boxes: dict[str, Box] = field(default_factory=dict)
     unjudged: frozenset[str] = frozenset()
+    labels: dict[str, str] = field(default_factory=dict)
+    landmarks: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not any(self.scored(protocol) for protocol in self.protocols):
@@ -79,6 +86,36 @@ class Dataset:
         Raises:
             ValueError: a ranking is for an unknown query, or holds an id that is not in the index.
         """
+        judged = self._judged(rankings)
+        return {
+            protocol: evaluate(judged, truths, self.metric, ks, self.min_positives)
+            for protocol, truths in self.protocols.items()
+            if self.scored(protocol)
+        }
+
+    def precision_recall(
+        self, rankings: Mapping[str, Sequence[str]], scores: Mapping[str, ArrayLike]
+    ) -> dict[str, PrecisionRecall]:
+        """Pool the results of all queries, those without positives too, and sweep a threshold.
+
+        Args:
+            rankings: as for `evaluations`.
+            scores: query id -> a score for each id of its ranking: see `pooled_precision_recall`.
+
+        Returns:
+            Protocol -> curve, for the protocols that `evaluations` scores.
+
+        Raises:
+            ValueError: as `evaluations`, or the scores do not fit.
+        """
+        judged = self._judged(rankings)
+        return {
+            protocol: pooled_precision_recall(judged, scores, truths, self.min_positives)
+            for protocol, truths in self.protocols.items()
+            if self.scored(protocol)
+        }
+
+    def _judged(self, rankings: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
         unknown = [query for query in rankings if query not in self.queries and query not in self.unjudged]
         if unknown:
             raise ValueError(f"{self.name} has no such queries: {some(unknown)}")
@@ -90,16 +127,12 @@ class Dataset:
                     f"{self.name}: the ranking of {query} holds ids that are not in the index: "
                     f"{some(strangers)}"
                 )
-        return {
-            protocol: evaluate(judged, truths, self.metric, ks, self.min_positives)
-            for protocol, truths in self.protocols.items()
-            if self.scored(protocol)
-        }
+        return judged
 
     def evaluate(
         self, rankings: Mapping[str, Sequence[str]], ks: Sequence[int] = (10,)
     ) -> dict[str, dict[str, float]]:
-        """Protocol -> `{"mAP": …, "mP@10": …}` in percent: the means of `evaluations`, with its arguments."""
+        """Protocol -> `{"mAP": …, "mP@10": …, "Recall@1": …}` in percent: the means of `evaluations`."""
         return {protocol: scores.means() for protocol, scores in self.evaluations(rankings, ks).items()}
 
 

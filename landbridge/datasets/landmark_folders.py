@@ -46,4 +46,6 @@ def read_landmark_folders(folder: Path, min_positives: int) -> Dataset:
         metric="trapezoid",
         min_positives=min_positives,
         leave_one_out=True,
+        labels={item: landmark for landmark, members in landmarks.items() for item in members},
+        landmarks={item: frozenset({item.partition("/")[0]}) for item in truths},
     )

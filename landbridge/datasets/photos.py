@@ -1,31 +1,12 @@
-"""Photos in a folder and the ids they go by."""
+"""Photos of a data set and the ids they go by. Data sets are often made of links, so links are followed."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from extractor.photo import SUFFIXES
+from extractor.photo import SUFFIXES, find_photos
 from landbridge.datasets.dataset import DatasetError, some
-
-
-def find_photos(folder: Path) -> list[Path]:
-    """Every photo in a folder and the folders below it, sorted; hidden files and folders are passed over.
-
-    Data sets are often made of links, so links are followed, but never in a circle.
-    """
-    photos = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name))
-        ]
-        photos += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in SUFFIXES
-        ]
-    return sorted(photos)
 
 
 def without_suffix(name: str) -> str:
@@ -40,7 +21,7 @@ def photos_by_stem(folder: Path) -> dict[str, Path]:
     Raises:
         DatasetError: two photos have the same name.
     """
-    return _unique(find_photos(folder), lambda photo: without_suffix(photo.name))
+    return _unique(find_photos(folder, links=True), lambda photo: without_suffix(photo.name))
 
 
 def photos_by_path(folder: Path) -> dict[str, Path]:
@@ -49,7 +30,7 @@ def photos_by_path(folder: Path) -> dict[str, Path]:
     Raises:
         DatasetError: two photos differ in their suffix alone.
     """
-    return _unique(find_photos(folder), lambda photo: without_suffix(photo.relative_to(folder).as_posix()))
+    return _unique(find_photos(folder, links=True), _below(folder))
 
 
 def locate_photos(ids: Iterable[str], folder: Path, what: str) -> dict[str, Path]:
@@ -69,8 +50,8 @@ def locate_photos(ids: Iterable[str], folder: Path, what: str) -> dict[str, Path
     Raises:
         DatasetError: photos are missing (some are named, and how many there are), or an id fits several.
     """
-    photos = find_photos(folder)
-    by_path = _unique(photos, lambda photo: without_suffix(photo.relative_to(folder).as_posix()))
+    photos = find_photos(folder, links=True) if folder.is_dir() else []
+    by_path = _unique(photos, _below(folder))
     by_stem: dict[str, list[Path]] = {}
     for photo in photos:
         by_stem.setdefault(without_suffix(photo.name), []).append(photo)
@@ -92,6 +73,10 @@ def locate_photos(ids: Iterable[str], folder: Path, what: str) -> dict[str, Path
     return located
 
 
+def _below(folder: Path) -> Callable[[Path], str]:
+    return lambda photo: without_suffix(photo.relative_to(folder).as_posix())
+
+
 def _unique(photos: list[Path], name: Callable[[Path], str]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for photo in photos:
@@ -99,7 +84,3 @@ def _unique(photos: list[Path], name: Callable[[Path], str]) -> dict[str, Path]:
         if other is not photo:
             raise DatasetError(f"{other} and {photo} would both be called {name(photo)}; rename one of them")
     return named
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and any(folder.samefile(above) for above in folder.parents)

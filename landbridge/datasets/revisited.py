@@ -148,7 +148,8 @@ def read_revisited(folder: Path, ground_truth: Path, min_positives: int) -> Data
     """Read a data set in the revisited layout.
 
     Index photos are `jpg/<name>.jpg`. Query photos are `queries_cropped/<name>.jpg`; where there is no such
-    folder they are `jpg/<name>.jpg` with the box of the ground truth.
+    folder they are `jpg/<name>.jpg` with the box of the ground truth. For recognition, `truth.json` names
+    the landmark of every photo, as that of the sample world does.
 
     Args:
         folder: the data set.
@@ -170,6 +171,7 @@ def read_revisited(folder: Path, ground_truth: Path, min_positives: int) -> Data
                 boxes[query] = Box(*query_truth.bbx)
                 if not (boxes[query].x1 < boxes[query].x2 and boxes[query].y1 < boxes[query].y2):
                     raise DatasetError(f"{ground_truth}: the box of {query} is empty: {query_truth.bbx}")
+    landmarks = _landmarks(folder / "truth.json", [*truth.index_ids, *truth.query_ids])
     return Dataset(
         name=folder.resolve().name,
         index=locate_photos(truth.index_ids, folder / "jpg", "index photos"),
@@ -180,7 +182,27 @@ def read_revisited(folder: Path, ground_truth: Path, min_positives: int) -> Data
         metric="trapezoid",
         min_positives=min_positives,
         boxes=boxes,
+        labels={item: label for item in truth.index_ids if (label := landmarks.get(item))},
+        landmarks={
+            query: frozenset({label} if (label := landmarks[query]) else ())
+            for query in truth.query_ids
+            if landmarks
+        },
     )
+
+
+def _landmarks(path: Path, ids: list[str]) -> dict[str, str | None]:
+    """The landmark of each photo, None where it shows none; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {item: content[item]["landmark"] for item in ids}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DatasetError(
+            f"{path} does not name the landmark of every photo ({type(error).__name__}: {error}): mend it or "
+            "take it away"
+        ) from error
 
 
 def _without_numpy(value: Any) -> Any:

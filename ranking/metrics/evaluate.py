@@ -1,4 +1,4 @@
-"""Mean average precision and mean precision at k of the rankings of many queries."""
+"""Mean average precision, mean precision at k and recall@k of the rankings of many queries."""
 
 from __future__ import annotations
 
@@ -12,23 +12,15 @@ from numpy.typing import NDArray
 from ranking.metrics.average_precision import challenge_average_precision, trapezoidal_average_precision
 from ranking.metrics.positive_ranks import positive_ranks
 from ranking.metrics.precision_at_k import precision_at_k, revisited_precision_at_k
+from ranking.metrics.recall_at_k import recall_at_k
+from ranking.metrics.truth import Truth
 
 Id = TypeVar("Id", bound=Hashable)
 Query = TypeVar("Query", bound=Hashable)
 Metric = Literal["trapezoid", "challenge"]
 
-
-@dataclass(frozen=True)
-class Truth(Generic[Id]):
-    """What a query should find.
-
-    Attributes:
-        positives: ids of the right results.
-        junk: ids that are neither right nor wrong and are removed from every ranking.
-    """
-
-    positives: frozenset[Id]
-    junk: frozenset[Id] = frozenset()
+RECALL_AT = (1, 5, 10)
+"""The k of Recall@k, as in place recognition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +31,19 @@ class Evaluation(Generic[Query]):
         queries: the Q queries that were scored.
         average_precision: float64 [Q].
         precision_at: k -> float64 [Q].
+        recall_at: k of `RECALL_AT` -> float64 [Q], 100 where a positive is among the first k, else 0.
     """
 
     queries: tuple[Query, ...]
     average_precision: NDArray[np.float64]
     precision_at: dict[int, NDArray[np.float64]]
+    recall_at: dict[int, NDArray[np.float64]]
 
     def means(self) -> dict[str, float]:
-        """`mAP` and, for every k, `mP@k`: means over the scored queries, in percent."""
+        """`mAP` and, for every k, `mP@k` and `Recall@k`: means over the scored queries, in percent."""
         precisions = {f"mP@{k}": float(values.mean()) for k, values in self.precision_at.items()}
-        return {"mAP": float(self.average_precision.mean())} | precisions
+        recalls = {f"Recall@{k}": float(values.mean()) for k, values in self.recall_at.items()}
+        return {"mAP": float(self.average_precision.mean())} | precisions | recalls
 
 
 def evaluate(
@@ -90,10 +85,13 @@ def evaluate(
 
     average_precision = np.zeros(len(scored))
     precision_at = {k: np.zeros(len(scored)) for k in ks}
+    recall_at = {k: np.zeros(len(scored)) for k in RECALL_AT}
     for row, query in enumerate(scored):
         truth = truths[query]
         positives = len(truth.positives)
         ranks = positive_ranks(rankings.get(query, ()), truth.positives, truth.junk)
+        for k in RECALL_AT:
+            recall_at[k][row] = recall_at_k(ranks, k)
         if metric == "trapezoid":
             average_precision[row] = trapezoidal_average_precision(ranks, positives)
             for k in ks:
@@ -102,6 +100,7 @@ def evaluate(
             average_precision[row] = challenge_average_precision(ranks, positives)
             for k in ks:
                 precision_at[k][row] = precision_at_k(ranks, k)
+    percent = {k: 100 * values for k, values in precision_at.items()}
     return Evaluation(
-        tuple(scored), 100 * average_precision, {k: 100 * values for k, values in precision_at.items()}
+        tuple(scored), 100 * average_precision, percent, {k: 100 * values for k, values in recall_at.items()}
     )

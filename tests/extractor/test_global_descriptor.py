@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from extractor.configuration import LiteGlobalConfiguration
 from extractor.efficientnet_lite import normalise
 from extractor.global_descriptor import LiteGlobal
 from extractor.photo import Photo
-from extractor.registry import LiteGlobalConfiguration
 
 Texture = Callable[..., NDArray[np.uint8]]
 

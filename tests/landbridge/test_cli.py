@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from landbridge import METHODS, cli
-from landbridge.submission import read_submission
+from landbridge.submission import read_recognition, read_submission
 
 runner = CliRunner(env={"COLUMNS": "100", "MILVUS_URI": None})
 
@@ -30,6 +30,7 @@ def answers(world, indexed_world, landbridge, tmp_path_factory):
     uri = ["--uri", folder / "world.db"]
     submission = ["--out", folder / "s.csv", "--report", folder / "r.html"]
     figures = ["--collection", "landbridge", "--json", folder / "figures.json"]
+    figures += ["--curves", folder / "curves.png"]
     answers = {
         "index": first,
         "index again": call("index", world / "jpg", *uri, "--json"),
@@ -110,10 +111,18 @@ class TestEndToEnd:
         assert list(figures["protocols"]) == ["easy", "medium", "hard"]
         table = found["evaluate"].stdout
         assert f"world: 4 queries, {photos} index photos" in table
+        assert "Queries left out, which have too few positives: easy 1, medium 1, hard 1." in table
+        assert "All queries pooled by confidence, those that match nothing too" in table
         for method in METHODS:
-            (row,) = re.findall(rf"^ *{method} .*$", table, re.MULTILINE)
-            for protocol in figures["protocols"].values():
-                assert f"{protocol[method]['mAP']:.1f}" in row
+            row, recall, sure, recognised = re.findall(rf"^ *{method} .*$", table, re.MULTILINE)
+            shown = [f"{value:.1f}" for value in figures["recognition"][method].values()]
+            assert recognised.split() == [method, *shown]
+            for protocol, methods in figures["protocols"].items():
+                assert f"{methods[method]['mAP']:.1f}" in row
+                assert f"{methods[method]['Recall@5']:.1f}" in recall
+                assert f"{figures['pooled'][protocol][method]['area']:.1f}" in sure
+        with Image.open(folder / "curves.png") as picture:
+            assert picture.format == "PNG"
         gain = figures["protocols"]["hard"]["mmst-c"]["mAP"] - figures["protocols"]["hard"]["id-qe"]["mAP"]
         assert f"{gain:+.1f}" in re.findall(r"^ *mmst-c .*$", table, re.MULTILINE)[0]
 
@@ -201,7 +210,10 @@ class TestExitCodes:
             (["search", "{}/photo.png", "--limit", "0"], "Invalid value for '--limit'"),
             (["search", "{}/photo.png", "--colour"], "--colour"),
             (["rank", "{}", "--json", "--method", "best"], "'best' is none of"),
-            (["rank", "{}"], "give --out, --report or --json, or nothing would be kept"),
+            (["rank", "{}"], "give --out, --landmarks, --report or --json, or nothing would be kept"),
+            (["rank", "{}", "--json", "--labels", "{}/photo.png"], "is for --landmarks: give that too"),
+            (["rank", "{}", "--landmarks", "{}/missing/s.csv"], "there is no folder"),
+            (["evaluate", "{}", "--curves", "{}/missing/c.png"], "there is no folder"),
             (["rank", "{}", "--out", "{}/missing/s.csv"], "there is no folder"),
             (["evaluate", "{}", "--json", "{}/missing/s.json"], "there is no folder"),
             (["evaluate", "{}", "--methods", "global,best"], "'best' is none of"),
@@ -226,6 +238,7 @@ class TestExitCodes:
             (["index", "{}/photo.png", "--uri", "{}/none"], "neither a path ending in .db nor an address"),
             (["evaluate", "{}", "--uri", "{}/none.db"], "has no ground truth, and no subfolder with two"),
             (["evaluate", "{}", "--uri", "{}/none.db", "--min-positives", "3"], "has no ground truth"),
+            (["evaluate", "{}", "--radius", "10"], "has no CSV with the columns id and x, y or lat, lon"),
         ],
     )
     def test_what_failed_is_one_message(self, toy, tmp_path, arguments, message):
@@ -274,6 +287,26 @@ class TestOutput:
         result = runner.invoke(cli.app, ["info", "--json"], env={"MILVUS_URI": str(tmp_path / "toy.db")})
         assert json.loads(result.stdout)["count"] == 8
 
+    def test_landmarks_of_queries(self, toy, toy_photos, toy_index, tmp_path):
+        toy_index.close()
+        toy.write_photo(tmp_path / "queries/gate.png", [0, 1], 6)
+        toy.write_photo(tmp_path / "queries/spire.png", [20, 21], 6)
+        (tmp_path / "queries/bad.png").touch()
+        arguments = ["rank", tmp_path / "queries", "--uri", tmp_path / "toy.db"]
+        result = call(*arguments, "--landmarks", tmp_path / "r.csv")
+        assert result.exit_code == 1
+        found = read_recognition(tmp_path / "r.csv")
+        assert list(found) == ["bad", "gate", "spire"]
+        assert found["bad"] is None
+        assert (found["gate"].label, found["spire"].label) == ("castle", "tower")
+        assert min(found["gate"].confidence, found["spire"].confidence) > 0.9
+        # Other names, from a table; the towers have none.
+        names = "".join(f"castle/{n},1066\ntower/{n},\n" for n in range(4))
+        (tmp_path / "labels.csv").write_text(f"id,landmark_id\n{names}")
+        call(*arguments, "--landmarks", tmp_path / "r.csv", "--labels", tmp_path / "labels.csv")
+        found = read_recognition(tmp_path / "r.csv")
+        assert (found["gate"].label, found["spire"]) == ("1066", None)
+
     def test_offline_queries_are_bridges(self, toy, tmp_path):
         for step, name in enumerate("abc"):
             folder = "queries" if name != "c" else "photos"
@@ -293,6 +326,7 @@ class TestOutput:
         assert result.exit_code == 0
         assert all(re.search(rf"^ *{method} ", result.stdout, re.MULTILINE) for method in METHODS)
         assert "8 photos, " in result.stdout
+        assert "Subfolders taken for one landmark each: castle, tower." in result.stdout
         assert (tmp_path / "demo/report.html").exists()
         result = call("demo", "--photos", toy_photos, "--out", tmp_path / "demo", "--json")
         assert json.loads(result.stdout)["report"] == str(tmp_path / "demo/report.html")

@@ -41,7 +41,8 @@ def test_the_metric_of_the_challenge(tmp_path):
     # f1: p n p: (1 + 2/3) / 2 = 5/6;  f2 has no ranking: 0;  f3 is ignored.  P@10: (2/10 + 0) / 2.
     write(tmp_path)
     scores = load_dataset(tmp_path).evaluate({"f1": ["00aa", "01bb", "02cc"], "f3": ["00aa"]})
-    assert scores == {"all": pytest.approx({"mAP": 100 * 5 / 12, "mP@10": 10})}
+    recalls = {"Recall@1": 50, "Recall@5": 50, "Recall@10": 50}
+    assert scores == {"all": pytest.approx({"mAP": 100 * 5 / 12, "mP@10": 10} | recalls)}
 
 
 def test_a_query_that_shows_nothing_is_never_scored(tmp_path):
@@ -81,8 +82,8 @@ def test_a_row_longer_than_the_csv_module_likes(tmp_path):
 @pytest.mark.parametrize(
     ("solution", "message"),
     [
-        (None, "needs one solution, a CSV with the columns id,images,Usage: it has none"),
-        ("id,images\nf1,00aa\n", "needs one solution, .*: it has none"),
+        (None, r"needs one solution, .*: it has none \(there is no CSV\)"),
+        ("id,images\nf1,00aa\n", r"it has none \(retrieval_solution_v2\.1\.csv has id,images\)"),
         ("", "needs one solution, .*: it has none"),
         (SOLUTION + "f1,00aa,Public\n", "line 5: the id f1 is there already"),
         (SOLUTION + ",00aa,Public\n", "line 5: the id is empty"),
@@ -127,3 +128,71 @@ def test_a_csv_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "another.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match="a CSV is not text in UTF-8"):
         load_dataset(tmp_path)
+
+
+class TestRecognition:
+    SOLUTION = """id,landmarks,Usage
+f1,7,Public
+f2,,Private
+f3,9,Ignored
+f4,8 7,Public
+"""
+    LABELS = "id,url,landmark_id\n00aa,http://x,7\n01bb,http://x,8\n02cc,http://x,\nelsewhere,http://x,7\n"
+
+    def write(self, folder, part="train", solution=SOLUTION, labels=LABELS):
+        for name, ids in ((part, INDEX), ("test", ("f1", "f2", "f4"))):
+            (folder / name).mkdir(exist_ok=True)
+            for item in ids:
+                (folder / name / f"{item}.jpg").touch()
+        (folder / "recognition_solution_v2.1.csv").write_text(solution)
+        if labels is not None:
+            (folder / "train.csv").write_text(labels)
+
+    @pytest.mark.parametrize("part", ["train", "index"])
+    def test_labels_and_what_retrieval_should_find(self, tmp_path, part):
+        self.write(tmp_path, part)
+        dataset = load_dataset(tmp_path)
+        assert list(dataset.index) == list(INDEX)
+        assert dataset.labels == {"00aa": "7", "01bb": "8"}
+        assert dataset.landmarks == {
+            "f1": frozenset({"7"}), "f2": frozenset(), "f4": frozenset({"7", "8"}),
+        }  # fmt: skip
+        assert dataset.protocols == {
+            "all": {
+                "f1": Truth(frozenset({"00aa"})),
+                "f2": Truth(frozenset()),
+                "f4": Truth(frozenset({"00aa", "01bb"})),
+            }
+        }
+        assert dataset.unjudged == {"f3"}
+        assert dataset.metric == "challenge"
+
+    def test_labels_may_be_in_several_files(self, tmp_path):
+        self.write(tmp_path, labels="id,landmark_id\n00aa,7\n")
+        (tmp_path / "more.csv").write_text("id,landmark_id\n01bb,8\n02cc,\n00aa,7\n")
+        assert load_dataset(tmp_path).labels == {"00aa": "7", "01bb": "8"}
+        (tmp_path / "more.csv").write_text("id,landmark_id\n01bb,8\n02cc,\n00aa,5\n")
+        with pytest.raises(DatasetError, match=r"train.csv: the landmark of 00aa is 7, but 5 in another"):
+            load_dataset(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (None, "3 of 3 index photos have no row in a CSV with the columns id,landmark_id: 00aa, 01bb"),
+            (
+                "id,landmark_id\n00aa,7\n01bb,8\n",
+                r"1 of 3 index photos have no row in .*train\.csv: 02cc; add",
+            ),
+            ("id,landmark_id\n00aa\n", "line 2: 1 fields for 2 columns"),
+        ],
+    )
+    def test_faults_are_named(self, tmp_path, labels, message):
+        self.write(tmp_path, labels=labels)
+        with pytest.raises(DatasetError, match=message):
+            load_dataset(tmp_path)
+
+    def test_one_solution_alone(self, tmp_path):
+        self.write(tmp_path)
+        (tmp_path / "retrieval_solution_v2.1.csv").write_text(SOLUTION)
+        with pytest.raises(DatasetError, match=r"it has several: .*retrieval.*recognition.*; keep one"):
+            load_dataset(tmp_path)

@@ -45,7 +45,8 @@ def test_a_perfect_ranking_has_100(judged):
     result = evaluate({query: positives_first(index, truth) for query, truth in truths.items()}, truths)
     assert len(result.queries) == count
     assert result.average_precision == pytest.approx(np.full(count, 100))
-    assert result.means() == pytest.approx({"mAP": 100, "mP@10": 100})
+    recalls = {f"Recall@{k}": 100 for k in (1, 5, 10)}
+    assert result.means() == pytest.approx({"mAP": 100, "mP@10": 100} | recalls)
 
 
 def test_a_reversed_ranking_has_the_derived_value(judged):

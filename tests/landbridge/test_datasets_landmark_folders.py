@@ -38,6 +38,8 @@ def test_photos_queries_and_truth(folder):
     }
     assert dataset.queries == {item: dataset.index[item] for item in tower | gate}
     assert list(dataset.queries) == sorted(dataset.queries)
+    assert dataset.labels == {item: item.split("/")[0] for item in photos if "/" in item}
+    assert dataset.landmarks == {item: frozenset({item.split("/")[0]}) for item in tower | gate}
 
 
 def test_a_query_does_not_find_itself(folder):

@@ -1,10 +1,13 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from landbridge.datasets import Dataset, DatasetError, Truth, load_dataset
+
+FIGURES = "mAP", "mP@10", "Recall@1", "Recall@5", "Recall@10"
 
 
 def touch(folder, *names):
@@ -38,20 +41,22 @@ class TestEvaluate:
         # hard q1: c b (a is junk): 1/4 and 1/2.  hard q2 has no positive and does not count.
         scores = small().evaluate({"q1": ["c", "b", "a"], "q2": ["b", "c", "a"]})
         assert scores == {
-            "easy": pytest.approx({"mAP": 62.5, "mP@10": 75}),
-            "hard": pytest.approx({"mAP": 25, "mP@10": 50}),
+            "easy": pytest.approx(
+                {"mAP": 62.5, "mP@10": 75, "Recall@1": 50, "Recall@5": 100, "Recall@10": 100}
+            ),
+            "hard": pytest.approx({"mAP": 25, "mP@10": 50, "Recall@1": 0, "Recall@5": 100, "Recall@10": 100}),
         }
 
     def test_a_query_without_a_ranking_has_0(self):
         scores = small().evaluate({"q1": ["a"]})
-        assert scores["easy"] == pytest.approx({"mAP": 50, "mP@10": 50})
+        assert scores["easy"] == pytest.approx(dict.fromkeys(FIGURES, 50))
 
     def test_min_positives(self):
         # Only easy q2 has two positives: q1 does not count in easy, and hard has no query left.
         dataset = small(min_positives=2)
         assert dataset.scored("easy") == ["q2"]
         assert dataset.scored("hard") == []
-        assert dataset.evaluate({"q1": [], "q2": ["b", "c"]}) == {"easy": {"mAP": 100, "mP@10": 100}}
+        assert dataset.evaluate({"q1": [], "q2": ["b", "c"]}) == {"easy": dict.fromkeys(FIGURES, 100)}
         assert set(dataset.queries) == {"q1", "q2"}
 
     def test_no_query_with_enough_positives(self):
@@ -61,7 +66,26 @@ class TestEvaluate:
     def test_the_metric_of_the_challenge(self):
         # q1: c a: (1/2) / 1, P@10 = 1/10.  q2: nothing.  Means in percent.
         scores = small(metric="challenge").evaluate({"q1": ["c", "a"], "q2": []})
-        assert scores["easy"] == pytest.approx({"mAP": 25, "mP@10": 5})
+        recalls = {"Recall@1": 0, "Recall@5": 50, "Recall@10": 50}
+        assert scores["easy"] == pytest.approx({"mAP": 25, "mP@10": 5} | recalls)
+
+    def test_precision_and_recall_of_all_queries(self):
+        # hard: q1 has the positive b and the junk a, q2 has nothing to find and the junk b, c.
+        # By score: q2's a (wrong), q1's b (right): precision 1/2 at recall 1.
+        rankings = {"q1": ["a", "b"], "q2": ["c", "a"], "q9": ["a"]}
+        curves = small().precision_recall(rankings, {"q1": [0.9, 0.5], "q2": [0.8, 0.6]})
+        assert curves["hard"].precision.tolist() == [0, 0.5]
+        assert curves["hard"].recall.tolist() == [0, 1]
+        # easy: a of q1 (right), c of q2 (right), a of q2 (wrong); b of q1 is junk; q2's b is never found.
+        assert curves["easy"].thresholds.tolist() == [0.9, 0.8, 0.6]
+        assert curves["easy"].recall == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+        # Of two positives or more, q2 has the only ones.
+        curve = small(min_positives=2).precision_recall(rankings, {"q1": [0.9, 0.5], "q2": [0.8, 0.6]})[
+            "easy"
+        ]
+        assert (curve.thresholds.tolist(), curve.recall.tolist()) == ([0.8, 0.6], [0.5, 0.5])
+        with pytest.raises(ValueError, match="small has no such queries: q3"):
+            small().precision_recall({"q3": []}, {})
 
     def test_single_queries(self):
         scores = small().evaluations({"q1": ["c", "a"], "q2": ["b", "c"]}, ks=(1,))["easy"]
@@ -87,6 +111,14 @@ class TestLoad:
         touch(tmp_path, "tower/1.jpg", "tower/2.jpg")
         assert load_dataset(tmp_path).leave_one_out
 
+        touch(tmp_path, "123400.jpg", "123401.jpg", "123402.jpg", "123403.jpg", "123404.jpg")
+        shutil.move(tmp_path / "tower", tmp_path.with_name("tower"))
+        assert list(load_dataset(tmp_path).queries) == ["123400"]
+
+        touch(tmp_path, "index/1.jpg", "queries/9.jpg")
+        (tmp_path / "coordinates.csv").write_text("id,x,y\n1,0,0\n9,3,4\n")
+        assert list(load_dataset(tmp_path).protocols) == ["within 25 m"]
+
         touch(tmp_path, "index/1.jpg", "test/9.jpg")
         with (tmp_path / "solution.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["id", "images", "Usage"], ["9", "1", "Public"]])
@@ -102,6 +134,8 @@ class TestLoad:
         gnd = {"easy": [0], "hard": [], "junk": [], "bbx": [0, 0, 1, 1]}
         (tmp_path / "gnd.json").write_text(json.dumps({"imlist": ["1"], "qimlist": ["2"], "gnd": [gnd]}))
         assert list(load_dataset(str(tmp_path)).protocols) == ["easy", "medium", "hard"]
+        # A radius asks for the coordinates, whatever else there is.
+        assert list(load_dataset(tmp_path, radius=5.5).protocols) == ["within 5.5 m"]
 
     def test_min_positives_is_passed_on(self, tmp_path):
         touch(tmp_path, "tower/1.jpg", "tower/2.jpg", "gate/1.jpg", "gate/2.jpg", "gate/3.jpg")

@@ -1,13 +1,7 @@
 import pytest
 
 from landbridge.datasets import DatasetError
-from landbridge.datasets.photos import (
-    find_photos,
-    locate_photos,
-    photos_by_path,
-    photos_by_stem,
-    without_suffix,
-)
+from landbridge.datasets.photos import locate_photos, photos_by_path, photos_by_stem, without_suffix
 
 
 @pytest.fixture
@@ -19,11 +13,6 @@ def folder(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
-
-
-def test_photos_are_found_by_suffix_in_order_and_without_the_hidden(folder):
-    found = [photo.relative_to(folder).as_posix() for photo in find_photos(folder)]
-    assert found == ["b.JPG", "deep/c.png", "deep/er/a.webp", "st.peter.1890.jpg", "z.jpeg"]
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path):

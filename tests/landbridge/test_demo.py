@@ -26,6 +26,7 @@ def test_photos_without_labels(toy, tmp_path):
         "photos": 4,
         "bridged": 6,
         "failed": {str(tmp_path / "mine/bad.jpg"): "the file is empty"},
+        "subfolders": "",
     }
 
 
@@ -38,6 +39,23 @@ def test_photos_with_labels(toy_photos, tmp_path):
     assert "photos, ranked by mmst-c" in page
     assert all(method in page for method in METHODS)
     assert json.loads(json.dumps(demo.as_dict())) == demo.as_dict()
+    assert demo.subfolders == "Subfolders taken for one landmark each: castle, tower."
+
+
+@pytest.mark.parametrize("dates", [("2019", "2020"), ("2019-05-01", "2019-05-02"), ("20190501", "2019_06")])
+def test_dates_are_no_landmarks(toy_photos, tmp_path, dates):
+    for landmark, date in zip(("castle", "tower"), dates, strict=True):
+        (toy_photos / landmark).rename(toy_photos / date)
+    demo = run_demo(toy_photos, tmp_path / "demo")
+    assert demo.evaluation is None
+    assert demo.photos == 8
+    assert demo.subfolders == f"Subfolders are dates, and not taken for landmarks: {dates[0]}, {dates[1]}."
+
+
+def test_one_folder_that_is_no_date(toy_photos, tmp_path):
+    (toy_photos / "castle").rename(toy_photos / "1066")
+    (toy_photos / "tower").rename(toy_photos / "2019")
+    assert run_demo(toy_photos, tmp_path / "demo").evaluation is not None
 
 
 def test_two_folders_of_one_name(toy, tmp_path):

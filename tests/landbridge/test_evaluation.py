@@ -1,13 +1,16 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from landbridge import METHODS, Index, evaluate, load_dataset
 from ranking.verification import BatchedVerifier
 
-FIGURES = {"mAP", "mP@10"}
+FIGURES = {"mAP", "mP@10", "Recall@1", "Recall@5", "Recall@10"}
+POOLED = {"area", "recall@P90", "recall@P95", "area by score"}
 
 
 @pytest.fixture
@@ -33,7 +36,9 @@ def test_the_json_has_the_schema_of_the_issue(revisited, tmp_path):
     with Index(tmp_path / "toys.db") as index:
         found = evaluate(load_dataset(revisited), index).as_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found.keys() == {"dataset", "queries", "index", "protocols", "seconds", "failed"}
+    assert found.keys() == {"dataset", "queries", "index", "protocols", "seconds", "failed"} | {
+        "left_out", "without_positives", "pooled", "recognition",
+    }  # fmt: skip
     assert (found["dataset"], found["queries"], found["index"], found["failed"]) == ("toys", 2, 8, {})
     assert list(found["protocols"]) == ["easy", "medium", "hard"]
     for methods in found["protocols"].values():
@@ -41,6 +46,15 @@ def test_the_json_has_the_schema_of_the_issue(revisited, tmp_path):
         for figures in methods.values():
             assert figures.keys() == FIGURES
             assert all(isinstance(value, float) and 0 <= value <= 100 for value in figures.values())
+    assert {protocol: list(table) for protocol, table in found["pooled"].items()} == {
+        protocol: list(METHODS) for protocol in found["protocols"]
+    }
+    for methods in found["pooled"].values():
+        for figures in methods.values():
+            assert figures.keys() == POOLED
+            assert all(isinstance(value, float) and 0 <= value <= 100 for value in figures.values())
+    assert found["left_out"] == found["without_positives"] == {"easy": 0, "medium": 0, "hard": 0}
+    assert found["recognition"] == {}
     assert list(found["seconds"]) == list(METHODS)
     assert all(isinstance(value, float) and value >= 0 for value in found["seconds"].values())
 
@@ -49,7 +63,7 @@ def test_bridges_reach_what_the_queries_do_not_see(revisited, tmp_path):
     with Index(tmp_path / "toys.db") as index:
         figures = evaluate(load_dataset(revisited), index, ["verify", "mmst-c"])
     # One photo shares a motif with each query and the three behind it none: MMST-C has all four first.
-    perfect = {"mAP": pytest.approx(100), "mP@10": pytest.approx(100)}
+    perfect = dict.fromkeys(FIGURES, pytest.approx(100))
     assert {protocol: table["mmst-c"] for protocol, table in figures.protocols.items()} == {
         "easy": perfect, "medium": perfect, "hard": perfect,
     }  # fmt: skip
@@ -101,7 +115,80 @@ def test_google_landmarks(toy, tmp_path):
     with Index(tmp_path / "gld.db") as index:
         figures = evaluate(load_dataset(tmp_path / "gld"), index, ["mmst-c"])
     # Three right ones, and three wrong ones after them.
-    assert figures.protocols == {"all": {"mmst-c": {"mAP": 100, "mP@10": 30}}}
+    recalls = {"Recall@1": 100, "Recall@5": 100, "Recall@10": 100}
+    assert figures.protocols == {"all": {"mmst-c": {"mAP": 100, "mP@10": 30} | recalls}}
+
+
+def test_queries_that_match_nothing(toy, tmp_path):
+    """Two queries find their photos; whatever is found for the third is wrong, and little trusted."""
+    for step in range(3):
+        toy.write_photo(tmp_path / f"gld/train/abc{step}.png", range(2 * step, 2 * step + 4), step)
+        toy.write_photo(tmp_path / f"gld/train/xyz{step}.png", range(30 + 2 * step, 34 + 2 * step), step)
+    for name, motifs in (("a", [0, 1]), ("b", [30, 31]), ("c", [50, 51])):
+        toy.write_photo(tmp_path / f"gld/test/{name}.png", motifs, 6)
+    (tmp_path / "gld/solution.csv").write_text("id,landmarks,Usage\na,7,Public\nb,9,Public\nc,,Private\n")
+    rows = "".join(f"abc{n},7\nxyz{n},9\n" for n in range(3))
+    (tmp_path / "gld/train.csv").write_text(f"id,landmark_id\n{rows}")
+    with Index(tmp_path / "gld.db") as index:
+        figures = evaluate(load_dataset(tmp_path / "gld"), index, ["global", "verify", "mmst-c"])
+    assert figures.queries == 2
+    assert figures.left_out == figures.without_positives == {"all": 1}
+    # All six right results before any of the twelve wrong ones, though six of these answer no question.
+    assert figures.pooled["all"]["mmst-c"]["area"] == pytest.approx(100)
+    assert figures.pooled["all"]["mmst-c"]["recall@P95"] == pytest.approx(100)
+    # Only the first photo of each landmark is verified.
+    assert figures.pooled["all"]["verify"]["area"] < 90
+    assert figures.pooled["all"]["verify"]["recall@P95"] == pytest.approx(100 / 3)
+    assert figures.recognition["mmst-c"] == {"GAP": pytest.approx(100), "accuracy": 100}
+    for query, ranking in figures.rankings["mmst-c"].items():
+        sure = [hit.confidence for hit in ranking.hits]
+        assert all(0 <= confidence <= 1 for confidence in sure)
+        assert (max(sure) > 0.9) == (query != "c")
+    for method, curve in figures.curves["all"].items():
+        assert 100 * curve.area == figures.pooled["all"][method]["area"]
+    figures.write_curves(tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_recognition_by_hand(toy_photos, toy_index):
+    """Right labels are counted among the queries that show a landmark."""
+    dataset = load_dataset(toy_photos)
+    # As if the last tower were of the castle: all that it finds are towers.
+    landmarks = dataset.landmarks | {"tower/3": frozenset({"castle"})}
+    wrong = replace(dataset, landmarks=landmarks)
+    figures = evaluate(wrong, toy_index, ["mmst-c"]).recognition["mmst-c"]
+    assert figures["accuracy"] == pytest.approx(100 * 7 / 8)
+    assert figures["GAP"] < 100
+    assert evaluate(dataset, toy_index, ["mmst-c"]).recognition["mmst-c"]["accuracy"] == 100
+
+
+def test_holidays(toy, tmp_path):
+    for step in range(3):
+        toy.write_photo(tmp_path / f"holidays/jpg/10000{step}.png", range(2 * step, 2 * step + 4), step)
+        toy.write_photo(tmp_path / f"holidays/jpg/10010{step}.png", range(30 + 2 * step, 34 + 2 * step), step)
+    with Index(tmp_path / "holidays.db") as index:
+        figures = evaluate(load_dataset(tmp_path / "holidays"), index, ["verify", "mmst-c"])
+    assert (figures.queries, figures.index) == (2, 6)
+    assert figures.protocols["all"]["mmst-c"]["mAP"] == pytest.approx(100)
+    for query, ranking in figures.rankings["mmst-c"].items():
+        assert query not in ranking.image_ids
+        assert len(ranking.image_ids) == 5
+
+
+def test_places(toy, tmp_path):
+    for step in range(4):
+        toy.write_photo(tmp_path / f"city/index/{step}.png", range(2 * step, 2 * step + 4), step)
+    toy.write_photo(tmp_path / "city/queries/q.png", [0, 1], 6)
+    toy.write_photo(tmp_path / "city/queries/far.png", [0, 1], 7)
+    places = "".join(f"{step},{100 * step},0\n" for step in range(4))
+    (tmp_path / "city/places.csv").write_text(f"id,x,y\n{places}q,310,0\nfar,5000,0\n")
+    with Index(tmp_path / "city.db") as index:
+        figures = evaluate(load_dataset(tmp_path / "city"), index, ["verify"])
+    assert figures.left_out == {"within 25 m": 1}
+    # Photo 0 is verified and comes first, but photo 3 is where the query was taken.
+    found = figures.protocols["within 25 m"]["verify"]
+    assert (found["Recall@1"], found["Recall@5"]) == (0, 100)
 
 
 def test_a_photo_that_cannot_be_read_counts_as_unanswered(revisited, tmp_path):

@@ -29,7 +29,7 @@ HEAVY = "torch", "pymilvus", "cv2", "numpy"
         ("import landbridge", HEAVY),
         ("import landbridge.cli", HEAVY),
         ("from landbridge import Index", ("torch",)),
-        ("from landbridge import load_dataset, Ranking, write_submission", ("torch", "pymilvus")),
+        ("from landbridge import load_dataset, Ranking, recognise, write_submission", ("torch", "pymilvus")),
     ],
 )
 def test_what_is_not_used_is_not_loaded(statement, unwanted):

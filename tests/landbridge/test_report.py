@@ -491,7 +491,8 @@ def test_rankings_as_json_keep_names_and_order(two_queries):
     assert ranking.hits[0].bridges == ranking.hits[4].bridges == ()
     read = json.loads(ranking.to_json())
     assert read["query_id"] == "q"
-    assert read["hits"][4] == {"image_id": "e", "score": 0.125, "how": "similar", "chain": []}
+    similar = {"image_id": "e", "score": 0.125, "how": "similar", "chain": [], "confidence": 0.0}
+    assert read["hits"][4] == similar
     assert read["hits"][1]["chain"][2] == {"source": "b", "target": "c", "inliers": 33, "confidence": 0.75}
     assert json.loads(json.dumps(ranking.as_dict())) == read
     with pytest.raises(ValueError, match="JSON"):

@@ -134,7 +134,9 @@ class TestOneQuery:
         (ranking,) = retrieval.rank("verify")
         assert ranking.image_ids == ("e", "a", "d", "b")
         e, a, d, b = ranking.hits
-        assert [(hit.how, hit.score) for hit in (e, a)] == [("verified", 180.0), ("verified", 140.0)]
+        assert [hit.how for hit in (e, a)] == ["verified", "verified"]
+        # Evidence: the significance, and a little for their similarity.
+        assert [hit.score for hit in (e, a)] == [pytest.approx(180, abs=1), pytest.approx(140, abs=1)]
         assert [(link.source, link.target, link.inliers) for link in e.chain] == [("q", "e", 90)]
         assert [(hit.how, hit.chain) for hit in (d, b)] == [("similar", ())] * 2
         assert d.score == pytest.approx(0.7, abs=1e-3)
@@ -155,13 +157,14 @@ class TestOneQuery:
         assert [(x.source, x.target, x.inliers) for x in hits["b"].chain] == [("q", "a", 70), ("a", "b", 80)]
         assert hits["b"].how == "bridged"
         assert hits["b"].bridges == ("a",)
-        assert all(0.99 < link.confidence <= 1 for link in hits["b"].chain)
+        assert all(0.95 < link.confidence <= 1 for link in hits["b"].chain)
         assert {name: hits[name].how for name in "ade"} == {"a": "verified", "d": "similar", "e": "verified"}
         assert ranking.image_ids[-1] == "d"
-        # A sure chain adds 0.2 to what ID-QE gave.
+        # The surest pairs triple what ID-QE gave; a bridge raises it, and d is not reached.
         before = {hit.image_id: hit.score for hit in retrieval.rank("id-qe")[0].hits}
-        gains = {name: hits[name].score - before[name] for name in EMBEDDINGS}
-        assert gains == pytest.approx({"a": 0.2, "b": 0.2, "d": 0, "e": 0.2}, abs=1e-3)
+        raised = {name: hits[name].score / before[name] for name in EMBEDDINGS}
+        assert [raised["a"], raised["e"], raised["d"]] == pytest.approx([3, 3, 1], rel=1e-4)
+        assert 1.5 < raised["b"] <= 3
 
     @pytest.mark.parametrize("method", METHODS)
     def test_limit(self, retrieval, method):

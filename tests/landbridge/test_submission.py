@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landbridge.submission import read_submission, write_submission
+from landbridge.recognition import Recognition
+from landbridge.submission import read_recognition, read_submission, write_recognition, write_submission
 
 
 def test_the_file_as_the_challenge_wants_it(tmp_path):
@@ -93,3 +94,39 @@ def test_faults_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_submission(path)
+
+
+class TestRecognition:
+    def test_the_file_as_the_challenge_wants_it(self, tmp_path):
+        path = tmp_path / "recognition.csv"
+        write_recognition(path, {"f2": Recognition("8815", 0.03), "f1": None})
+        assert path.read_bytes() == b"id,landmarks\nf2,8815 0.03\nf1,\n"
+
+    @given(
+        recognised=st.dictionaries(ids, st.none() | st.builds(Recognition, ids, st.floats(0, 1)), max_size=20)
+    )
+    def test_what_is_written_is_read(self, tmp_path_factory, recognised):
+        path = tmp_path_factory.getbasetemp() / "recognition.csv"
+        write_recognition(path, recognised)
+        assert list(read_recognition(path).items()) == list(recognised.items())
+
+    @pytest.mark.parametrize(
+        ("recognised", "message"),
+        [
+            (
+                {"q": Recognition("big tower", 1.0)},
+                "1 landmarks cannot be written .*'big tower'; rename these",
+            ),
+            ({"q 1": None}, "1 ids cannot be written .*'q 1'; rename these photos"),
+        ],
+    )
+    def test_unfit_names_and_nothing_is_written(self, tmp_path, recognised, message):
+        with pytest.raises(ValueError, match=message):
+            write_recognition(tmp_path / "recognition.csv", recognised)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("row", ["7", "7 sure", "7 nan", "7 0.5 8 0.4"])
+    def test_faults_are_named(self, tmp_path, row):
+        (tmp_path / "r.csv").write_text(f"id,landmarks\nq,{row}\n")
+        with pytest.raises(ValueError, match=f"the row of q must hold a landmark and its score.*'{row}'"):
+            read_recognition(tmp_path / "r.csv")

@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from ranking.diffusion import diffuse, diffuse_over_matches
-from ranking.match_graph import MatchGraph
+from ranking.diffusion import diffuse
 from ranking.nearest_neighbours import normalised
 
 
@@ -84,46 +83,3 @@ def test_the_same_on_any_number_of_threads():
         with threadpool_limits(threads):
             results.append(diffuse(vectors[:5], vectors))
     assert (results[0] == results[1]).all()
-
-
-@st.composite
-def match_graphs(draw):
-    images = draw(st.integers(1, 10))
-    pairs = [(a, b) for a in range(images) for b in range(a)]
-    chosen = draw(st.sets(st.sampled_from(pairs), max_size=20)) if pairs else set()
-    confidence = [draw(st.sampled_from([0.5, 0.75, 1.0])) for _ in chosen]
-    closed = draw(st.sets(st.integers(0, images - 1), max_size=3))
-    return images, dict(zip(sorted(chosen), confidence, strict=True)), closed
-
-
-@settings(max_examples=150, deadline=None)
-@given(match_graphs(), st.sampled_from([0.5, 0.9, 0.99]))
-def test_over_matches_agrees_with_dense_linear_algebra(graph, alpha):
-    images, edges, closed = graph
-    pairs = np.array(list(edges), np.int64).reshape(-1, 2)
-    built = MatchGraph.from_pairs(images, pairs, np.array(list(edges.values()), np.float32))
-    built = built.without_bridges(np.array(sorted(closed), np.int64))
-    full = np.zeros((images, images))
-    for (a, b), confidence in edges.items():
-        full[a, b] = full[b, a] = confidence
-    passing = full.copy()
-    passing[list(closed)] = passing[:, list(closed)] = 0
-    degree = np.where(passing.any(1), passing.sum(1), 1)
-    system = np.eye(images) - alpha * passing / np.sqrt(np.outer(degree, degree))
-    found = diffuse_over_matches(built, np.arange(images), alpha)
-    assert found.dtype == np.float32
-    for image in range(images):
-        start = full[image].copy()
-        start[list(closed)] = 0
-        expected = np.linalg.solve(system, start)
-        if expected.max() > 0:
-            expected /= expected.max()
-        assert found[image] == pytest.approx(expected, abs=2e-4)
-
-
-def test_many_chains_count_for_more_than_one_over_matches():
-    # 0 is verified with 1, 2, 3, and each of them with 4; 5 hangs on 1 alone, as surely.
-    pairs = np.array([[0, 1], [0, 2], [0, 3], [1, 4], [2, 4], [3, 4], [1, 5]])
-    graph = MatchGraph.from_pairs(6, pairs, np.ones(7, np.float32))
-    found = diffuse_over_matches(graph, np.array([0]), alpha=0.9)[0]
-    assert found[4] > 1.7 * found[5] > 0

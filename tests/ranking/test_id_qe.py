@@ -1,9 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.id_qe import ITERATIONS, PARTNERS, expand
+from ranking import id_qe
+from ranking.id_qe import ITERATIONS, PARTNERS, expand, expand_file
 from ranking.match_graph import MatchGraph
 
 
@@ -133,3 +136,128 @@ def test_more_neighbours_than_partners_by_default():
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match="2 descriptors, but the match graph has 3 images"):
         expand(np.eye(2, dtype=np.float32), graph_of(3, []))
+
+
+def test_somebody_must_take_part():
+    with pytest.raises(ValueError, match="partners must be 1 or more, got 0"):
+        expand(np.eye(2, dtype=np.float32), graph_of(2, [(0, 1, 1.0)]), partners=0)
+
+
+def random_case(images=100, dimensions=24, edges=600):
+    random = np.random.default_rng(11)
+    pairs = np.unique(np.sort(random.integers(0, images, (edges, 2)), 1), axis=0)
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    graph = MatchGraph.from_pairs(images, pairs, random.random(len(pairs)).astype(np.float32), minimum=0.0)
+    return unit(random.normal(size=(images, dimensions))).astype(np.float16), graph
+
+
+def from_file(folder, descriptors, graph, *arguments, **options):
+    np.save(folder / "source.npy", descriptors)
+    expand_file(folder / "source.npy", folder / "target.npy", graph, *arguments, **options)
+    moved = np.load(folder / "target.npy")
+    assert (moved.dtype, moved.shape) == (np.float16, descriptors.shape)
+    return moved
+
+
+@settings(deadline=None, max_examples=60)
+@given(graphs(), st.integers(0, 3), st.integers(1, 4), st.integers(1, 7), st.integers(1, 200), st.data())
+def test_out_of_core_as_in_memory(tmp_path_factory, case, iterations, partners, dimensions, memory, data):
+    images, edges = case
+    graph = graph_of(images, edges)
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    descriptors = unit(np.random.default_rng(seed).random((images, dimensions))).astype(np.float16)
+    moved = from_file(tmp_path_factory.mktemp("file"), descriptors, graph, iterations, partners, memory)
+    expected = expand(descriptors.astype(np.float32), graph, iterations, partners)
+    assert np.abs(moved - expected).max() <= (2 * iterations + 1) * 2.0**-11
+
+
+@pytest.mark.parametrize("memory", [1, 3000, 9600, 1 << 20])
+def test_stripes_make_no_difference(tmp_path, memory, monkeypatch):
+    descriptors, graph = random_case()
+    monkeypatch.setattr(id_qe, "_ROWS", 16)
+    moved = from_file(tmp_path, descriptors, graph, iterations=1, memory=memory)
+    expected = expand(descriptors.astype(np.float32), graph, iterations=1)
+    # Rounded twice to 11 bits.
+    assert (np.abs(moved - expected) <= 2.0**-10 * np.abs(expected) * 1.01 + 1e-7).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_out_of_core_on_any_number_of_threads(tmp_path, threads, monkeypatch):
+    descriptors, graph = random_case()
+    expected = from_file(tmp_path, descriptors, graph, memory=2000)
+    monkeypatch.setattr(id_qe, "_ROWS", 9)
+    assert (from_file(tmp_path, descriptors, graph, memory=2000, threads=threads) == expected).all()
+
+
+def test_out_of_core_keeps_to_its_memory(tmp_path, monkeypatch):
+    descriptors, graph = random_case(images=2000, dimensions=4096)
+    monkeypatch.setattr(id_qe, "_ROWS", 16)
+    from_file(tmp_path, descriptors, graph, iterations=1)
+    memory = descriptors.nbytes // 4
+    tracemalloc.start()
+    expand_file(tmp_path / "source.npy", tmp_path / "target.npy", graph, iterations=2, memory=memory)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < memory + 1_000_000
+
+
+def test_an_image_without_a_descriptor_stays_without_one(tmp_path):
+    moved = from_file(tmp_path, np.array([[0, 0], [0.6, 0.8]], np.float16), graph_of(2, []))
+    assert moved == pytest.approx(np.array([[0, 0], [0.6, 0.8]]), abs=1e-3)
+
+
+def test_a_file_may_be_replaced_by_its_expansion(tmp_path):
+    descriptors, graph = random_case()
+    expected = from_file(tmp_path, descriptors, graph)
+    expand_file(tmp_path / "source.npy", tmp_path / "source.npy", graph)
+    assert (np.load(tmp_path / "source.npy") == expected).all()
+
+
+def test_a_failure_leaves_the_target_as_it_was(tmp_path, monkeypatch):
+    descriptors, graph = random_case()
+    before = from_file(tmp_path, descriptors, graph)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(id_qe, "_scale", full)
+    with pytest.raises(OSError, match="no space"):
+        expand_file(tmp_path / "source.npy", tmp_path / "target.npy", graph, iterations=1)
+    assert (np.load(tmp_path / "target.npy") == before).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.npy", "target.npy"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (np.eye(3, dtype=np.float32), r"source.npy must hold rows of float16, got float32 \[3, 3\]"),
+        (np.zeros(3, np.float16), r"must hold rows of float16, got float16 \[3\]"),
+        (np.asfortranarray(np.ones((3, 2), np.float16)), "row after row, got columns"),
+        (np.eye(2, dtype=np.float16), "2 descriptors in .*source.npy, but the match graph has 3 images"),
+    ],
+)
+def test_what_a_file_must_hold(tmp_path, content, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        from_file(tmp_path, content, graph_of(3, []))
+    assert not (tmp_path / "target.npy").exists()
+
+
+def test_every_half_has_its_value():
+    bits = np.arange(2**16, dtype=np.uint16)
+    values = bits.view(np.float16).astype(np.float32)
+    for number in bits[np.isfinite(values)]:
+        assert id_qe._single(number) == values[number]
+        assert id_qe._half(values[number]) == number
+
+
+def test_rounding_to_halves_as_numpy_does():
+    """Between any two neighbouring halves: in the middle, and right beside it."""
+    halves = np.arange(0, np.float16(32).view(np.uint16), dtype=np.uint16).view(np.float16).astype(np.float32)
+    middle = (halves[1:] + halves[:-1]) / 2
+    for values in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(99))):
+        expected = values.astype(np.float16)
+        # Below the least normal half, what is right beside the middle may count as the middle.
+        normal = expected > 2.0**-14
+        for value, half in zip(values[normal], expected[normal].view(np.uint16), strict=True):
+            assert id_qe._half(value) == half
+            assert id_qe._half(-value) == half | 0x8000

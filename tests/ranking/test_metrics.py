@@ -279,6 +279,7 @@ class TestEvaluate:
         assert result.precision_at[10] == pytest.approx([200 / 3, 50])
         assert result.means() == pytest.approx(
             {"mAP": 50 * (19 / 24 + 1 / 4), "mP@1": 50, "mP@10": 50 * (2 / 3 + 1 / 2)}
+            | {"Recall@1": 50, "Recall@5": 100, "Recall@10": 100}
         )
 
     def test_challenge_by_hand(self):
@@ -286,7 +287,20 @@ class TestEvaluate:
         rankings = {"a": ["p1", "n", "p2"], "b": ["n", "p3"]}
         result = evaluate(rankings, self.truths, metric="challenge")
         assert result.average_precision == pytest.approx([500 / 6, 50])
-        assert result.means() == pytest.approx({"mAP": 50 * (5 / 6 + 1 / 2), "mP@10": 15})
+        recalls = {"Recall@1": 50, "Recall@5": 100, "Recall@10": 100}
+        assert result.means() == pytest.approx({"mAP": 50 * (5 / 6 + 1 / 2), "mP@10": 15} | recalls)
+
+    def test_recall_by_hand(self):
+        # a: the first right one at place 6 without the junk;  b: at place 10;  none has none and is left out.
+        rankings = {"a": [*"12345", "j", "p1"], "b": [*"123456789", "p3"], "none": ["n"]}
+        result = evaluate(rankings, self.truths)
+        assert {k: values.tolist() for k, values in result.recall_at.items()} == {
+            1: [0, 0], 5: [0, 0], 10: [100, 100],
+        }  # fmt: skip
+        rankings["a"].remove("1")
+        assert evaluate(rankings, self.truths).means()["Recall@5"] == 50
+        rankings["b"].insert(0, "0")
+        assert evaluate(rankings, self.truths).means()["Recall@10"] == 50
 
     def test_the_challenge_looks_at_a_hundred_places(self):
         rankings = {"b": [*map(str, range(100)), "p3"]}
@@ -294,7 +308,7 @@ class TestEvaluate:
 
     def test_a_query_without_a_ranking_has_0(self):
         assert evaluate({"a": ["p1", "p2"]}, self.truths).average_precision.tolist() == [100, 0]
-        assert evaluate({}, self.truths).means() == {"mAP": 0, "mP@10": 0}
+        assert set(evaluate({}, self.truths).means().values()) == {0}
 
     def test_queries_with_fewer_positives_are_left_out(self):
         assert evaluate({"b": ["p3"]}, self.truths, min_positives=2).queries == ("a",)

@@ -89,3 +89,9 @@ def test_normalised_rows_and_zero_rows():
     assert rows.dtype == np.float32
     assert rows == pytest.approx(np.array([[0.6, 0.8], [0, 0], [-1, 0]]))
     assert normalised(np.array([0, 5], np.float32)).tolist() == [0, 1]
+
+
+def test_a_list_of_no_length():
+    assert ranked(np.eye(3, dtype=np.float32), 0).shape == (3, 0)
+    indices, similarity = nearest_neighbours(np.eye(3, dtype=np.float32), np.zeros((0, 3), np.float32), 5)
+    assert indices.shape == similarity.shape == (3, 0)

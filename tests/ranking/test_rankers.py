@@ -56,7 +56,7 @@ def test_contract(method, offline):
         for image, parent in zip(found.ids[row, :listed], found.parents[row, :listed], strict=True):
             if parent >= 0 and method != "egt-cosine":
                 assert images.inliers[parent, image] > 0
-            if parent >= 0 and method in ("id-qe", "mmst-c", "match-diffusion"):
+            if parent >= 0 and method in ("id-qe", "mmst-c"):
                 assert verified[parent, image] >= 0.5
             if not offline:
                 assert parent < INDEX or parent == query
@@ -190,7 +190,6 @@ def test_an_unknown_method_is_refused():
     [
         ("id-qe", "graph"),
         ("mmst-c", "graph"),
-        ("match-diffusion", "graph"),
         ("egt", "inliers"),
         ("inliers", "inliers"),
     ],
@@ -208,18 +207,3 @@ def test_sizes_must_agree():
         Images(images.descriptors, INDEX, inliers=world(queries=1).inliers)
     with pytest.raises(ValueError, match="35 index images, but 34 descriptors"):
         Images(images.descriptors, 35)
-
-
-def test_diffusion_over_matches_explains_bridges_that_the_tree_would_cut():
-    left, right = np.uint64(0x0303030303030303), np.uint64(0xC0C0C0C0C0C0C0C0)
-    # 0 shows one thing to the query on its left, another to 1 on its right, and neither surely.
-    graph = MatchGraph.from_pairs(
-        3,
-        np.array([[2, 0], [0, 1]]),
-        np.full(2, 0.3, np.float32),
-        np.array([[left, left], [right, right]]),
-        minimum=0.0,
-    )
-    images = Images(np.eye(3, dtype=np.float32), 2, graph)
-    assert rank("mmst-c", images, np.array([2]), 2).chain(0, 1) == []
-    assert rank("match-diffusion", images, np.array([2]), 2).chain(0, 1) == [2, 0, 1]

@@ -11,12 +11,17 @@ from extractor.features import LocalFeatures
 from ranking.verification import BatchedVerifier, Verification
 from ranking.verification.batched.homography import (
     MINIMAL,
+    PULL,
+    bend,
     count_inliers,
-    fit,
+    fit_homography,
+    fit_linear,
+    plausible,
     signature,
     solve,
     tolerance,
 )
+from ranking.verification.significance import chance_of_agreement
 
 SIZE = np.array([640.0, 480.0])
 VERIFIER = BatchedVerifier(threads=1)
@@ -128,7 +133,7 @@ def nothing(result):
 )
 @pytest.mark.parametrize("seed", [1, 2])
 def test_finds_the_model_among_outliers(model, pixels, seed):
-    query, candidate, partner = scene(seed, model)
+    query, candidate, partner = scene(seed, model, noise=0.8)
     result = verify(query, candidate)
     right = sum(i < len(partner) and partner[i] == j for i, j in result.matches)
     assert result.putatives == 300
@@ -230,13 +235,74 @@ def test_all_points_in_one_place():
 
 
 @pytest.mark.parametrize("direction", [(1, 0), (0, 1), (3, 1), (1, -2)])
-def test_points_in_a_line_give_no_model_or_one_that_holds_on_the_line(direction):
+@pytest.mark.parametrize("model", ["similarity", "affine", "homography"])
+@pytest.mark.parametrize("noise", [0, 0.5])
+def test_points_in_a_line_give_a_model_that_holds_on_the_line(direction, model, noise):
     random = np.random.default_rng(11)
     line = 300 + np.outer(random.uniform(-100, 100, 60), direction)
+    images = line + 5 + random.normal(scale=noise, size=line.shape)
     descriptors = unit(random.normal(size=(60, 64)))
-    result = verify(features(line, descriptors), features(line + 5, descriptors))
+    verifier = BatchedVerifier(model=model, threads=1)
+    result = verify(features(line, descriptors), features(images, descriptors), verifier)
     assert result.putatives == 60
-    assert nothing(result) or mapped(result.model, line) == pytest.approx(line + 5, abs=5)
+    assert result.inliers >= (45 if noise else 60)
+    assert mapped(result.model, line) == pytest.approx(line + 5, abs=3)
+    # Each has to hit the length of the line alone: far less evidence than as many matches all over the photo.
+    spread = random.random((60, 2)) * SIZE
+    wide = verify(features(spread, descriptors), features(spread + 5, descriptors), verifier)
+    assert 20 < result.significance < 0.7 * wide.significance
+
+
+@pytest.mark.parametrize("model", ["similarity", "affine", "homography"])
+@pytest.mark.parametrize("noise", [0, 2, 6])
+def test_wrong_matches_in_a_line_are_not_significant(model, noise):
+    """Two cornices: 150 like descriptors in any order along a line, among 600 features all over the photo."""
+    verifier = BatchedVerifier(model=model, threads=1)
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        along = random.uniform(0, 500, (2, 150))
+        lone = random.random((2, 600, 2)) * SIZE
+        descriptors = unit(random.normal(size=(750, 64)))
+        photos = [
+            features(
+                np.vstack([np.column_stack([60 + x, 200 + slope * x]), rest])
+                + random.normal(scale=noise, size=(750, 2)),
+                own,
+            )
+            for x, slope, rest, own in zip(
+                along,
+                (0.2, -0.1),
+                lone,
+                (descriptors, np.vstack([descriptors[:150], unit(random.normal(size=(600, 64)))])),
+                strict=True,
+            )
+        ]
+        result = verify(*photos, verifier)
+        assert result.putatives == 150
+        assert result.significance < 3
+
+
+def rectangle(random, width, height, n=4000):
+    """Points all over a rectangle that is turned by 30 degrees."""
+    points = (random.random((n, 2)) - 0.5) * [width, height]
+    return points @ np.array([[math.sqrt(3), 1], [-1, math.sqrt(3)]]) / 2 + 0.4
+
+
+def test_chance_of_agreement_by_hand():
+    random = np.random.default_rng(40)
+    disc = math.pi * 0.01**2 / 0.75
+    assert chance_of_agreement(rectangle(random, 0.5, 0.3), 0.01, 0.75) == pytest.approx(disc)
+    assert chance_of_agreement(rectangle(random, 0.5, 0.045), 0.01, 0.75) == pytest.approx(disc)
+    # Narrower than 2 thresholds: 0.02 of a length of 0.5.
+    assert chance_of_agreement(rectangle(random, 0.5, 0.018), 0.01, 0.75) == pytest.approx(0.04, rel=0.02)
+    assert chance_of_agreement(rectangle(random, 0.5, 0), 0.01, 0.75) == pytest.approx(0.04, rel=0.02)
+    # Three thresholds wide: halfway between, on the scale of logarithms.
+    half = math.sqrt(0.04 * disc)
+    assert chance_of_agreement(rectangle(random, 0.5, 0.03, 10**6), 0.01, 0.75) == pytest.approx(
+        half, rel=0.02
+    )
+    assert chance_of_agreement(np.full((5, 2), 0.3), 0.01, 0.75) == 1
+    assert chance_of_agreement(rectangle(random, 0.5, 0.3), 0.9, 0.75) == 1
 
 
 def test_zero_descriptors_match_nothing():
@@ -401,16 +467,111 @@ def test_a_singular_system_is_not_solved():
 
 
 def test_affinity_by_least_squares():
+    """As by a general solver, with the pull towards the similarity as four more equations."""
     random = np.random.default_rng(22)
     source = random.random((30, 2))
     target = mapped(SHEARED / 100, source) / 3 + random.normal(scale=0.1, size=source.shape)
     chosen = random.random(30) < 0.7
-    design = np.column_stack([source, np.ones(30)])[chosen]
-    expected = np.linalg.lstsq(design, target[chosen])[0].T
     model = np.zeros(8)
-    assert fit(columns(source), columns(target), chosen, 6, model)
+    assert fit_linear(columns(source), columns(target), chosen, 4, model)
+    x, y, one, nought = *source[chosen].T, np.ones(chosen.sum()), np.zeros(chosen.sum())
+    design = np.vstack([np.column_stack([x, -y, one, nought]), np.column_stack([y, x, nought, one])])
+    cosine, sine, right, down = np.linalg.lstsq(design, target[chosen].T.ravel())[0]
+    assert model == pytest.approx(np.array([cosine, -sine, right, sine, cosine, down, 0, 0]))
+    assert fit_linear(columns(source), columns(target), chosen, 6, model)
+    rows = np.vstack([np.column_stack([x, y, one]), math.sqrt(PULL) * np.eye(2, 3)])
+    pulled = math.sqrt(PULL) * np.array([[cosine, -sine], [sine, cosine]])
+    # The origin does not matter to the pull, as the shift is free.
+    expected = np.linalg.lstsq(rows, np.hstack([target[chosen].T, pulled]).T)[0].T
     assert model[:6].reshape(2, 3) == pytest.approx(expected)
+    assert np.abs(model[:6].reshape(2, 3) - np.linalg.lstsq(rows[:-2], target[chosen])[0].T).max() > 1e-6
     assert (model[6:] == 0).all()
+
+
+def test_an_affinity_of_points_in_a_line_is_a_similarity_across_it():
+    x = np.linspace(0.1, 0.9, 9)
+    source = np.column_stack([x, 0.5 * x])
+    target = mapped(TURNED / [[1, 1, 100], [1, 1, 100], [1, 1, 1]] * [[2], [2], [1]], source)
+    model = np.zeros(8)
+    assert fit_linear(columns(source), columns(target), np.ones(9, np.bool_), 6, model)
+    assert model[:6].reshape(2, 3)[:, :2] == pytest.approx(2 * TURNED[:2, :2], abs=1e-6)
+
+
+def test_no_model_of_points_in_one_place():
+    place = columns(np.full((6, 2), 0.3))
+    for size in (4, 6):
+        assert not fit_linear(place, place, np.ones(6, np.bool_), size, np.zeros(8))
+        assert not fit_linear(place, place, np.zeros(6, np.bool_), size, np.zeros(8))
+
+
+@pytest.mark.parametrize(
+    ("model", "holds"),
+    [
+        ([1, 0, 0, 0, 1, 0, 0, 0], True),
+        ([-1, 0, 0, 0, 1, 0, 0, 0], False),  # mirrored
+        ([5.9, 0, 0, 0, 5.9, 0, 0, 0], True),
+        ([6.1, 0, 0, 0, 6.1, 0, 0, 0], False),
+        ([0.16, 0, 0, 0, 0.16, 0, 0, 0], False),
+        ([2.4, 0, 0, 0, 0.41, 0, 0, 0], True),  # squeezed to 0.41 / 2.4 = 1 / 5.85
+        ([2.4, 0, 0, 0, 0.39, 0, 0, 0], False),  # 1 / 6.15
+        ([1, 6.2, 0, 0, 1, 0, 0, 0], False),  # sheared
+        (
+            [1, 0, 0, 0, 1, 0, -0.5, 0],
+            True,
+        ),  # at x = 0.9 areas grow by 1 / 0.55 ** 3 = 6.0, lengths at most 3.3
+        ([1, 0, 0, 0, 1, 0, -0.8, 0], False),  # at x = 0.9 areas grow by 1 / 0.28 ** 3 = 45.6
+    ],
+)
+def test_plausible_models_by_hand(model, holds):
+    source = columns([[0.1, 0.0], [0.5, 0.2], [0.9, 0.1], [1.2, 0.9]])
+    inlier = np.array([True, True, True, False])
+    assert plausible(np.array(model, np.float64), source, inlier) == holds
+
+
+def test_plausible_as_by_differences():
+    """What a homography does around a point is its derivative there: here by differences."""
+    random = np.random.default_rng(41)
+    verdicts = []
+    for _ in range(300):
+        model = np.append([1, 0, 0, 0, 1, 0], [0, 0]) + random.normal(scale=0.6, size=8)
+        point = random.random(2)
+        around = point + np.array([[0, 0], [1e-6, 0], [0, 1e-6]])
+        if not (np.column_stack([around, np.ones(3)]) @ np.append(model[6:], 1) > 0.2).all():
+            continue
+        images = mapped(np.append(model, 1).reshape(3, 3), around)
+        derivative = (images[1:] - images[0]).T / 1e-6
+        large, small = np.linalg.svd(derivative)[1]
+        area = np.linalg.det(derivative)
+        expected = 1 / 36 < area < 36 and large / small < 6
+        assert plausible(model, columns(point[None]), np.array([True])) == expected
+        verdicts.append(expected)
+    assert 60 < sum(verdicts) < len(verdicts) - 60
+
+
+@pytest.mark.parametrize(
+    "model",
+    [np.diag([1, 0.13, 1]), np.array([[1, 0, 0], [1.1, 0.13, 0], [0, 0, 1]]), np.diag([1, -0.3, 1])],
+    ids=["squeezed", "sheared", "mirrored"],
+)
+def test_affinities_that_no_camera_sees_are_no_model(model):
+    query, candidate, partner = scene(42, model, wrong=0, noise=0.2)
+    result = verify(query, candidate)
+    assert result.putatives == 200
+    assert result.inliers < 0.5 * len(partner)
+
+
+@pytest.mark.parametrize(("perspective", "bends"), [(2.0, True), (8.0, False)])
+def test_homographies_that_no_camera_sees_are_not_taken(perspective, bends):
+    """At the far end, at depths of 3 and 9, lengths shrink by that much more in one direction than across."""
+    source = np.random.default_rng(43).random((60, 2))
+    source[0] = 1, 0.5
+    truth = np.array([[1, 0, 0], [0, 1, 0], [perspective, 0, 1]])
+    target = mapped(truth, source)
+    near = source[:, 0] < 0.4
+    model, inlier = truth.ravel()[:8].copy(), near.copy()
+    count = bend(columns(source), columns(target), 0.0065, model, inlier, near.sum())
+    assert count == (60 if bends else near.sum())
+    assert (inlier == (np.ones(60, np.bool_) if bends else near)).all()
 
 
 def test_homography_through_exact_points():
@@ -418,7 +579,7 @@ def test_homography_through_exact_points():
     source = random.random((60, 2))
     truth = np.array([[1.2, 0.1, -0.1], [0.1, 0.9, 0.1], [0.02, -0.03, 1]])
     model = np.array([1, 0, 0, 0, 1, 0, 0, 0.0])
-    assert fit(columns(source), columns(mapped(truth, source)), np.ones(60, np.bool_), 8, model)
+    assert fit_homography(columns(source), columns(mapped(truth, source)), np.ones(60, np.bool_), model)
     # The pull on the perspective terms costs a little.
     assert mapped(np.append(model, 1).reshape(3, 3), source) == pytest.approx(mapped(truth, source), abs=1e-3)
 
@@ -429,7 +590,7 @@ def test_homography_by_least_squares_weighted_by_depth():
     truth = np.array([[1.2, 0.1, -0.1], [0.1, 0.9, 0.1], [0.02, -0.01, 1]])
     target = mapped(truth, source) + random.normal(scale=0.3, size=source.shape)
     model = np.append(np.zeros(6), truth[2, :2])
-    assert fit(columns(source), columns(target), np.ones(50, np.bool_), 8, model)
+    assert fit_homography(columns(source), columns(target), np.ones(50, np.bool_), model)
     depth = np.column_stack([source, np.ones(50)]) @ truth[2]
     rows, values = [], []
     for (x, y), (u, v), w in zip(source, target, depth, strict=True):

@@ -26,7 +26,7 @@ def verify(query, candidate, **options):
 
 
 def test_parameters_are_the_published_ones():
-    assert create_verifier("reference").fingerprint == "reference-1:0.8:20.0:1000:0"
+    assert create_verifier("reference").fingerprint == "reference-2:0.8:20.0:1000:0"
 
 
 def test_neighbours_are_one_way():

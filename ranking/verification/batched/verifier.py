@@ -1,13 +1,12 @@
-"""Many verifications at once: matching in tiles of the similarity matrix, then compiled model fitting."""
+"""Many verifications at once: similarities searched where they are made, then compiled model fitting."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 - the library that compiled code multiplies with
@@ -16,9 +15,10 @@ from threadpoolctl import ThreadpoolController
 
 from extractor.features import INT8_UNIT, LocalFeatures
 from ranking.matching import match_descriptors
+from ranking.matching_int8 import Int8Descriptors, Int8Matcher
 from ranking.verification.batched.homography import MINIMAL, robust_homography
 from ranking.verification.frame import Frame
-from ranking.verification.significance import significance
+from ranking.verification.significance import chance_of_agreement, significance
 from ranking.verification.verification import SAMPLE, Model, Verification, check_dimensions, check_model
 
 
@@ -32,11 +32,13 @@ class BatchedVerifier:
     Attributes:
         minimum_similarity: cosine that a putative match must exceed.
         threshold: largest error of an inlier, as a share of the extent of the photo that shows the motif
-            smaller.
+            smaller: of the longer side of the bounding box of all its keypoints, matched or not.
         best_matches: hypotheses go through pairs of that many most similar putative matches.
         model: `similarity`, `affine` or `homography`.
         ratio: a match must be nearer than this share of the distance to the query feature's second
             nearest neighbour (Lowe, IJCV 2004); no such test by default.
+        device: of torch, for a GPU: `cuda`; None compiles for the CPU. On a device all descriptors are
+            matched as int8.
         threads: photos verified side by side; all cores by default. The result does not depend on it.
 
     Raises:
@@ -44,10 +46,11 @@ class BatchedVerifier:
     """
 
     minimum_similarity: float = 0.75
-    threshold: float = 0.012
+    threshold: float = 0.0065
     best_matches: int = 40
     model: Model = "homography"
     ratio: float | None = None
+    device: str | None = field(default=None, compare=False)
     threads: int = field(default_factory=lambda: os.cpu_count() or 1, compare=False)
 
     def __post_init__(self) -> None:
@@ -60,22 +63,41 @@ class BatchedVerifier:
         """Name and parameters: results of different fingerprints are not comparable."""
         variant = "" if self.model == "homography" else f":{self.model}"
         variant += "" if self.ratio is None else f":ratio {self.ratio}"
-        return f"batched-1:{self.minimum_similarity}:{self.threshold}:{self.best_matches}{variant}"
+        return f"batched-2:{self.minimum_similarity}:{self.threshold}:{self.best_matches}{variant}"
 
     def verify(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Verification]:
         """Verify one photo against several; see `Verifier.verify`."""
         check_dimensions(query, candidates)
-        prepared = _prepare(query)
+        if self.device is not None:
+            return self._verify_on_device(self.device, query, candidates)
+        prepared = _Prepared(query)
+        matcher = None
+        if prepared.whole is not None:
+            matcher = Int8Matcher(prepared.whole, self.minimum_similarity * INT8_UNIT**2)
         with _libraries().limit(limits=1, user_api="blas"):
             if self.threads == 1 or len(candidates) < 2:
-                return [self._pair(prepared, _prepare(candidate)) for candidate in candidates]
+                return [self._pair(prepared, matcher, _Prepared(candidate)) for candidate in candidates]
             with ThreadPoolExecutor(self.threads) as pool:
-                return list(pool.map(lambda c: self._pair(prepared, _prepare(c)), candidates))
+                return list(pool.map(lambda c: self._pair(prepared, matcher, _Prepared(c)), candidates))
 
-    def _pair(self, query: _Prepared, candidate: _Prepared) -> Verification:
+    def _verify_on_device(
+        self, device: str, query: LocalFeatures, candidates: Sequence[LocalFeatures]
+    ) -> list[Verification]:
+        from ranking.verification.batched.device import DevicePhotos, verify_pairs
+
+        photos = DevicePhotos([query, *candidates], device)
+        seconds = np.arange(1, len(candidates) + 1)
+        found = verify_pairs(photos, np.column_stack([np.zeros_like(seconds), seconds]), self)
+        return [found[pair] for pair in range(len(found))]
+
+    def _pair(self, query: _Prepared, matcher: Int8Matcher | None, candidate: _Prepared) -> Verification:
         if query.frame is None or candidate.frame is None:
             return Verification.none()
-        pairs, values = match_descriptors(query.descriptors, candidate.descriptors, self.minimum_similarity)
+        if matcher is not None and candidate.whole is not None:
+            pairs, values = matcher.match(candidate.whole)
+            values /= INT8_UNIT**2
+        else:
+            pairs, values = match_descriptors(query.vectors, candidate.vectors, self.minimum_similarity)
         if self.ratio is not None and len(candidate.points) > 1 and len(pairs):
             pairs = pairs[_distinct(query, candidate, pairs, values, self.ratio)]
         source, target = query.points[pairs[:, 0]], candidate.points[pairs[:, 1]]
@@ -85,8 +107,9 @@ class BatchedVerifier:
         inliers = int(inlier.sum())
         if inliers < MINIMAL:
             return Verification.none(len(pairs))
-        smaller = candidate.frame if np.linalg.det(model[:2, :2]) < 1 else query.frame
-        chance = math.pi * self.threshold**2 / smaller.area
+        shrinks = np.linalg.det(model[:2, :2]) < 1
+        smaller, points = (candidate.frame, target) if shrinks else (query.frame, source)
+        chance = chance_of_agreement(points[inlier], self.threshold, smaller.area)
         return Verification(
             putatives=len(pairs),
             matches=pairs[inlier],
@@ -95,23 +118,29 @@ class BatchedVerifier:
         )
 
 
-@dataclass(frozen=True, eq=False)
 class _Prepared:
-    """Features of one photo as the kernels take them: points in units of the frame (None: no points)."""
+    """Features of one photo as the kernels take them."""
 
-    points: NDArray[np.float64]
-    descriptors: NDArray[np.float32]
-    frame: Frame | None
+    def __init__(self, features: LocalFeatures) -> None:
+        self.descriptors = features.descriptors
+        self.frame = Frame.of(features.keypoints) if len(features) else None
+        self.points = np.zeros((0, 2))
+        if self.frame is not None:
+            self.points = (features.keypoints - self.frame.low) / self.frame.extent
 
+    @cached_property
+    def whole(self) -> Int8Descriptors | None:
+        """The descriptors where they are whole numbers."""
+        if self.descriptors.dtype != np.int8:
+            return None
+        return Int8Descriptors.of(self.descriptors.astype(np.int8, copy=False))
 
-def _prepare(features: LocalFeatures) -> _Prepared:
-    descriptors = np.ascontiguousarray(features.descriptors, np.float32)
-    if features.descriptors.dtype == np.int8:
-        descriptors /= INT8_UNIT
-    if not len(features):
-        return _Prepared(np.zeros((0, 2)), descriptors, None)
-    frame = Frame.of(features.keypoints)
-    return _Prepared((features.keypoints - frame.low) / frame.extent, descriptors, frame)
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """The descriptors as unit vectors."""
+        if self.descriptors.dtype == np.int8:
+            return self.descriptors.astype(np.float32) / np.float32(INT8_UNIT)
+        return np.ascontiguousarray(self.descriptors, np.float32)
 
 
 def _distinct(
@@ -122,7 +151,7 @@ def _distinct(
     ratio: float,
 ) -> NDArray[np.bool_]:
     """Which matches are much nearer than the second nearest neighbour of the query's feature: bool [P]."""
-    similarity = query.descriptors[pairs[:, 0]] @ candidate.descriptors.T
+    similarity = query.vectors[pairs[:, 0]] @ candidate.vectors.T
     second = np.partition(similarity, -2, axis=1)[:, -2]
     # The squared distance of unit vectors is twice 1 - cosine.
     distinct: NDArray[np.bool_] = 1 - values < ratio**2 * (1 - second)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from extractor.features import LocalFeatures
 from ranking.verification.frame import Frame
-from ranking.verification.significance import significance
+from ranking.verification.significance import chance_of_agreement, significance
 from ranking.verification.verification import (
     SAMPLE,
     Model,
@@ -34,7 +34,8 @@ class OpenCVVerifier:
 
     Attributes:
         minimum_similarity: cosine that a putative match must exceed.
-        threshold: largest error of an inlier, as a share of the candidate's extent.
+        threshold: largest error of an inlier, as a share of the candidate's extent: of the longer side of the
+            bounding box of all its keypoints.
         model: `homography` or `affine`.
         seed: of USAC's random samples.
 
@@ -53,7 +54,7 @@ class OpenCVVerifier:
     @property
     def fingerprint(self) -> str:
         """Name and parameters: results of different fingerprints are not comparable."""
-        return f"opencv-1:{self.minimum_similarity}:{self.threshold}:{self.model}:{self.seed}"
+        return f"opencv-2:{self.minimum_similarity}:{self.threshold}:{self.model}:{self.seed}"
 
     def verify(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Verification]:
         """Verify one photo against several; see `Verifier.verify`."""
@@ -82,7 +83,8 @@ class OpenCVVerifier:
         inliers = int(inlier.sum())
         if inliers < sample:
             return Verification.none(len(pairs))
-        chance = math.pi * self.threshold**2 / frame.area
+        points = target[inlier] / np.float64(frame.extent)
+        chance = chance_of_agreement(points, self.threshold, frame.area)
         return Verification(
             putatives=len(pairs),
             matches=pairs[inlier],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ except ImportError as error:
 
 from extractor.features import LocalFeatures
 from ranking.verification.frame import Frame
-from ranking.verification.significance import significance
+from ranking.verification.significance import chance_of_agreement, significance
 from ranking.verification.verification import Verification, check_dimensions, unit_descriptors
 
 _SAMPLE = 3
@@ -49,7 +48,7 @@ class ReferenceVerifier:
     @property
     def fingerprint(self) -> str:
         """Name and parameters: results of different fingerprints are not comparable."""
-        return f"reference-1:{self.distance}:{self.residual}:{self.trials}:{self.seed}"
+        return f"reference-2:{self.distance}:{self.residual}:{self.trials}:{self.seed}"
 
     def verify(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Verification]:
         """Verify one photo against several; see `Verifier.verify`."""
@@ -86,7 +85,8 @@ class ReferenceVerifier:
         if not model or inlier is None or inlier.sum() < _SAMPLE or not np.isfinite(model.params).all():
             return Verification.none(len(pairs))
         frame = Frame.of(candidate.keypoints)
-        chance = min(math.pi * (self.residual / frame.extent) ** 2 / frame.area, 1.0)
+        threshold = self.residual / frame.extent
+        chance = chance_of_agreement(target[inlier] / frame.extent, threshold, frame.area)
         return Verification(
             putatives=len(pairs),
             matches=pairs[inlier],

@@ -1,0 +1,70 @@
+"""`landbridge index`: photos into Milvus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from landbridge.cli.console import errors, fail, out, print_failures, print_json, progress
+from landbridge.cli.options import Access, AsJson, CollectionName, Database, Token, Uri
+
+
+def index(
+    photos: Annotated[
+        Path, typer.Argument(help="A folder (searched with its subfolders) or one photo.", exists=True)
+    ],
+    dimension: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of a new collection: PCA-whiten global descriptors to so many components; "
+            "by default they are only centred.",
+            show_default=False,
+        ),
+    ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a new collection: what makes the features, one of `landbridge extractors`. "
+            "An existing one knows its own.",
+            show_default="xfeat-lite2",
+        ),
+    ] = None,
+    uri: Uri = "landbridge.db",
+    collection: CollectionName = "landbridge",
+    token: Token = "",
+    db: Database = "",
+    as_json: AsJson = False,
+) -> None:
+    """Add photos: extract descriptors, store them in Milvus, verify neighbours.
+
+    A second run does only what is new or changed, and a run that was stopped, by Ctrl-C or by force, goes
+    on where it ended. Photos that cannot be read are listed and skipped; the exit code is 1 only when none
+    could be added. A photo's id is its path below the folder, without suffix.
+    """
+    with errors(), Access(uri, collection, token, db).open(dimension, extractor) as opened:
+        with progress() as report:
+            added = opened.add(photos, report)
+        if as_json:
+            print_json(
+                {
+                    "added": len(added.added),
+                    "unchanged": added.unchanged,
+                    "failed": {str(path): reason for path, reason in added.failed.items()},
+                    "verified_pairs": added.verified,
+                    "photos": len(opened),
+                }
+            )
+        else:
+            out.print(
+                f"Photos: {len(added.added)} added, {added.unchanged} unchanged, {len(added.failed)} failed, "
+                f"{len(opened)} in {escape(uri)} ({escape(collection)}). Pairs verified: {added.verified}."
+            )
+        print_failures(added.failed, "photos could not be added")
+        if not added.added and not added.unchanged:
+            if not added.failed:
+                fail(f"{photos} holds no photos (JPEG, PNG, WebP, TIFF, BMP, GIF)")
+            raise typer.Exit(1)
