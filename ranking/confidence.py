@@ -26,7 +26,8 @@ _QUANTILES = (0.5, 0.9)
 _FIRST_QUANTILES = (0.3, 0.7)
 """Of all pairs, the related ones among them: up to three in ten do not reach these."""
 _PRIOR = (32.2, 5.84)
-"""Midpoint and scale on `roxford_mini` with the default extractor, for collections too small to measure."""
+"""Midpoint and scale for collections too small to measure: between those of `roxford_mini` (24 and 5) and the
+sample world (42 and 7), with the default extractor."""
 _PRIOR_PAIRS = 200
 _LEAST_MIDPOINT = -math.log10(FALSE_EDGE_RATE)
 """What the significance itself promises: so many false alarms to expect."""
@@ -76,15 +77,19 @@ class Confidence:
             return cls(*_PRIOR)
         usual = float(np.median(similarity))
         deviation = _NORMAL * float(np.median(np.abs(similarity - usual)))
-        # Below 0 a model is worse than chance, by an amount that says nothing about the tail.
-        unrelated = np.sort(np.maximum(significance[similarity <= usual].astype(np.float64), 0))
-        midpoint, scale = _tail(unrelated, 1.0, _FIRST_QUANTILES)
+        unrelated = np.sort(significance[similarity <= usual].astype(np.float64))
+        modelled = unrelated[unrelated != 0]
+        if not len(modelled):
+            return cls(*_PRIOR)
+        # Pairs without any model are 0 and no part of the tail.
+        rate = min(FALSE_EDGE_RATE * len(unrelated) / len(modelled), 1.0 - _QUANTILES[1])
+        midpoint, scale = _tail(modelled, 1.0, _FIRST_QUANTILES, rate)
         left = 0
         for _ in range(_ROUNDS):
-            before, left = left, max(int(np.searchsorted(unrelated, midpoint, "right")), 1)
+            before, left = left, max(int(np.searchsorted(modelled, midpoint, "right")), 1)
             if left == before:
                 break
-            midpoint, scale = _tail(unrelated[:left], 1.0 - FALSE_EDGE_RATE, _QUANTILES)
+            midpoint, scale = _tail(modelled[:left], 1.0 - rate, _QUANTILES, rate)
         weight = len(unrelated) / (len(unrelated) + _PRIOR_PAIRS)
         midpoint, scale = weight * np.array((midpoint, scale)) + (1 - weight) * np.array(_PRIOR)
         if deviation == 0:
@@ -116,16 +121,17 @@ class Confidence:
 
 
 def _tail(
-    significance: NDArray[np.float64], share: float, quantiles: tuple[float, float]
+    significance: NDArray[np.float64], share: float, quantiles: tuple[float, float], rate: float
 ) -> tuple[float, float]:
-    """Where an exponential tail falls to the false edge rate, and its decay.
+    """Where an exponential tail falls to the rate of pairs that may pass, and its decay.
 
     Args:
         significance: float64 [P], the least significant part of a distribution.
         share: which share of it they are.
         quantiles: of the whole distribution, that the tail goes through.
+        rate: of the whole distribution.
     """
-    lower, upper = np.quantile(significance, np.divide(quantiles, share))
+    lower, upper = np.quantile(significance, np.minimum(np.divide(quantiles, share), 1.0))
     scale = max(float(upper - lower) / math.log((1 - quantiles[0]) / (1 - quantiles[1])), 0.5)
-    midpoint = float(upper) + scale * math.log((1 - quantiles[1]) / FALSE_EDGE_RATE)
+    midpoint = float(upper) + scale * math.log((1 - quantiles[1]) / rate)
     return max(midpoint, _LEAST_MIDPOINT), scale

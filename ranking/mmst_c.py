@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ranking.match_graph import MatchGraph
 from ranking.nearest_neighbours import ranked
 
-SUPPORT_WEIGHT = 2.0
+SUPPORT_WEIGHT = 10.0
 DEPTH = 10
 MINIMUM_CHAIN = 0.1
 THREADS = os.cpu_count() or 1
@@ -255,8 +255,8 @@ def rank(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Rank by the expanded descriptors, photos that much verified evidence leads to first.
 
-    The score is s (1 + `SUPPORT_WEIGHT` f), with s the similarity of the expanded descriptors and f the
-    support: the tree lifts what both agree on, and leaves the rest in the order of ID-QE.
+    The score is s (1 + w f) / (1 + w), with s the similarity of the expanded descriptors, f the support and w
+    `SUPPORT_WEIGHT`: the tree lifts what both agree on, and leaves the rest in the order of ID-QE.
 
     Args:
         tree: the tree that grew from the query.
@@ -270,6 +270,7 @@ def rank(
     """
     scores = similarity.astype(np.float32, copy=True)
     scores[tree.order] += np.float32(SUPPORT_WEIGHT) * support * np.maximum(scores[tree.order], 0)
+    scores /= np.float32(1 + SUPPORT_WEIGHT)
     best = ranked(scores[None], limit)[0]
     best = best[np.isfinite(scores[best])]
     return best, scores[best]

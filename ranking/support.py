@@ -14,7 +14,7 @@ from ranking.match_graph import MatchGraph
 from ranking.mmst_c import SpanningTrees
 
 SPREAD = 0.98
-LARGEST_ODDS = 16.0
+LARGEST_ODDS = 32.0
 MEMBERS = 200
 _THREADS = os.cpu_count() or 1
 _BLOCK = 1024

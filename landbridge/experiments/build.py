@@ -445,7 +445,7 @@ class _Pairing:
         significance, similarity = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
         for pairs, records in self.store.batches(self.photos.keys[: self.photos.index]):
             chosen = _among(pairs, wanted)
-            significance.append(_significance(records[chosen]))
+            significance.append(records["significance"][chosen])
             similarity.append(_similarity(self.photos.descriptors, pairs[chosen]))
         return Confidence.fit(np.concatenate(significance), np.concatenate(similarity))
 
@@ -456,7 +456,7 @@ class _Pairing:
             chosen = _among(pairs, wanted)
             sure = np.full(len(pairs), -1, np.float32)
             similarity = _similarity(self.photos.descriptors, pairs[chosen])
-            sure[chosen] = measured(_significance(records[chosen]), similarity)
+            sure[chosen] = measured(records["significance"][chosen], similarity)
             return sure
 
         return self.store.graph(self.photos.keys, confidence)
@@ -508,11 +508,6 @@ def _listed(lists: NeighbourLists, photos: _Photos) -> NDArray[np.int64]:
     place = np.array([number.get(name, -1) for name in names], np.int64)
     pairs = place[lists.pairs()]
     return _codes(pairs[(pairs >= 0).all(1)])
-
-
-def _significance(records: NDArray[np.void]) -> NDArray[np.float32]:
-    """What pairs are worth: chance gives 0, no model at all, or less, and these are all the same."""
-    return np.maximum(records["significance"], np.float32(0))
 
 
 def _similarity(descriptors: NDArray[np.float32] | None, pairs: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from ranking.confidence import Confidence
 from ranking.interchange import NeighbourLists, read_egt, read_npz
 from ranking.match_graph import MatchGraph
 from ranking.match_store import MatchStore, MatchStoreError
-from ranking.verification import Verification, create_verifier
+from ranking.verification import create_verifier
 
 LANDMARKS = ("castle", "mill", "tower")
 
@@ -304,29 +304,6 @@ class TestBuild:
         moved = LocalFeatures(local.keypoints + 1, local.scales, local.scores, local.descriptors)
         changed = INDEX | {"mill/00": StoredFeatures("mill/00", moved, INDEX["mill/00"].global_descriptor)}
         assert build_graph(changed, tmp_path / "g", exhaustive=True).verified == 17
-
-    def test_models_worse_than_chance_count_as_none(self, tmp_path):
-        """Else the distance of bad models from no model at all would pass for the tail of chance."""
-
-        class Judged:
-            def __init__(self, bad):
-                self.bad = bad
-                self.fingerprint = f"judged {bad}"
-
-            def verify(self, query, candidates):
-                found = []
-                for candidate in candidates:
-                    alike = (query.descriptors @ candidate.descriptors.T > 0.95).sum()
-                    worth = float(alike) if alike > 20 else self.bad * float(candidate.keypoints[0, 0] > 300)
-                    found.append(Verification(9, np.zeros((0, 2), np.int32), np.eye(3), worth))
-                return found
-
-        made = [
-            build_graph(INDEX, tmp_path / str(bad), exhaustive=True, verifier=Judged(bad)).graph
-            for bad in (0.0, -9.0)
-        ]
-        assert_same(*made)
-        assert made[0].graph.edges > 18
 
     def test_photos_that_cannot_be_used_are_named(self, built, tmp_path):
         class Broken(dict):

@@ -268,7 +268,9 @@ def lifted(order, support, similarity, limit=99):
     )
     images, scores = rank(tree, np.array(support, np.float32), np.array(similarity, np.float32), limit)
     assert (images.dtype, scores.dtype) == (np.int64, np.float32)
-    return list(zip(images.tolist(), scores.tolist(), strict=True))
+    assert (scores <= 1).all()
+    scaled = scores.astype(float) * (1 + mmst_c.SUPPORT_WEIGHT)
+    return list(zip(images.tolist(), scaled.round(4).tolist(), strict=True))
 
 
 @pytest.mark.usefixtures("doubled")

@@ -9,8 +9,9 @@ from extractor.features import LocalFeatures
 from ranking.verification import BatchedVerifier, create_verifier
 from ranking.verification.batched import device as on_device
 from ranking.verification.batched.device import DevicePhotos, verify_pairs
+from ranking.verification.batched.homography import bend
 
-pytest.importorskip("torch", reason="torch is not installed")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 
 OBLIQUE = np.array([[1.3, 0.1, -40], [0.15, 1.1, -30], [9e-4, 1e-4, 1]])
 SHEARED = np.array([[1.1, 0.25, -30], [-0.1, 0.8, 50], [0, 0, 1]])
@@ -21,6 +22,7 @@ VARIANTS = [
     {"model": "similarity"},
     {"ratio": 0.9},
     {"best_matches": 9, "threshold": 0.02, "minimum_similarity": 0.6},
+    {"minimum_similarity": -0.9, "ratio": 0.99},
 ]
 
 
@@ -70,10 +72,10 @@ def assert_same(found, expected):
 def test_the_same_results_as_the_compiled_verifier(options, seed):
     photos = views(seed)
     compiled = create_verifier("batched", threads=1, **options)
-    torch = create_verifier("batched", device="cpu", **options)
+    there = create_verifier("batched", device="cpu", **options)
     inliers = []
     for query in photos:
-        for expected, found in zip(compiled.verify(query, photos), torch.verify(query, photos), strict=True):
+        for expected, found in zip(compiled.verify(query, photos), there.verify(query, photos), strict=True):
             assert_same(found, expected)
             inliers.append(expected.inliers)
     assert sum(count > 30 for count in inliers) > 8
@@ -90,16 +92,50 @@ def test_edge_cases_as_the_compiled_verifier():
         for n in (1, 2, 3, 4, 5)
     ]
     candidates = [none, other, stacked, blank, *few]
-    torch, compiled = BatchedVerifier(device="cpu"), BatchedVerifier(threads=1)
+    there, compiled = BatchedVerifier(device="cpu"), BatchedVerifier(threads=1)
     for query in (photo, none, stacked, blank, *few):
         for expected, found in zip(
-            compiled.verify(query, candidates), torch.verify(query, candidates), strict=True
+            compiled.verify(query, candidates), there.verify(query, candidates), strict=True
         ):
             assert_same(found, expected)
-    assert torch.verify(photo, []) == []
-    assert torch.verify(none, [none])[0].putatives == 0
+    assert there.verify(photo, []) == []
+    assert there.verify(none, [none])[0].putatives == 0
     with pytest.raises(ValueError, match="differ in length"):
-        torch.verify(photo, [LocalFeatures.empty(64)])
+        there.verify(photo, [LocalFeatures.empty(64)])
+
+
+def test_photos_are_as_long_as_they_are():
+    """Opposite descriptors are more alike than nothing, in a photo that is shorter than another."""
+    random = np.random.default_rng(7)
+    photo, longer = (
+        features(random.random((n, 2)) * 300, unit(random.random((n, 32)))).quantised() for n in (9, 20)
+    )
+    opposite = replace(photo, descriptors=-photo.descriptors)
+    there = BatchedVerifier(minimum_similarity=-1.1, device="cpu")
+    compiled = BatchedVerifier(minimum_similarity=-1.1, threads=1)
+    for query in (photo, longer):
+        found, expected = (verifier.verify(query, [opposite, longer])[0] for verifier in (there, compiled))
+        assert_same(found, expected)
+        assert expected.putatives > 0
+
+
+@pytest.mark.parametrize("perspective", [2.0, 8.0])
+def test_homographies_are_taken_as_by_the_compiled_verifier(perspective):
+    """At depths of 3 and 9, the latter squeezed more than any view is."""
+    source = np.random.default_rng(6).random((60, 2))
+    truth = np.array([1, 0, 0, 0, 1, 0, perspective, 0])
+    target = source / (perspective * source[:, :1] + 1)
+    near = source[:, 0] < 0.4
+    model, inlier = truth.copy(), near.copy()
+    expected = bend(
+        np.asfortranarray(source), np.asfortranarray(target), 0.05, model, inlier, int(near.sum())
+    )
+    scene = on_device._Scene(*(torch.from_numpy(x)[None] for x in (source, target, np.ones(60, bool))), 0.05)
+    models, count, _ = on_device._bend(
+        scene, torch.from_numpy(truth)[None, None], torch.tensor([[int(near.sum())]])
+    )
+    assert count.item() == expected == (60 if perspective == 2 else near.sum())
+    assert models[0, 0].numpy() == pytest.approx(model)
 
 
 def test_float32_descriptors_are_matched_as_int8():
@@ -108,8 +144,8 @@ def test_float32_descriptors_are_matched_as_int8():
         replace(photo, descriptors=(photo.descriptors / np.float32(127)).astype(np.float32))
         for photo in photos
     ]
-    torch = BatchedVerifier(device="cpu")
-    for one, other in zip(torch.verify(photos[0], photos), torch.verify(whole[0], whole), strict=True):
+    there = BatchedVerifier(device="cpu")
+    for one, other in zip(there.verify(photos[0], photos), there.verify(whole[0], whole), strict=True):
         assert_same(one, other)
 
 
