@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ranking.match_graph import MatchGraph
 from ranking.nearest_neighbours import ranked
 
-SUPPORT_WEIGHT = 10.0
+SUPPORT_WEIGHT = 20.0
 DEPTH = 10
 MINIMUM_CHAIN = 0.1
 THREADS = os.cpu_count() or 1

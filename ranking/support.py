@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ranking.match_graph import MatchGraph
 from ranking.mmst_c import SpanningTrees
 
-SPREAD = 0.98
+SPREAD = 0.95
 LARGEST_ODDS = 32.0
 MEMBERS = 200
 _THREADS = os.cpu_count() or 1
