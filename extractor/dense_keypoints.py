@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +50,11 @@ class ReceptiveField:
         Raises:
             ValueError: the input is too small for the layers.
         """
-        field = reduce(_behind, layers, cls(0.0, 1, 1, length))
-        if field.cells < 1:
-            raise ValueError(f"{length} pixels are too few for a network that sees {field.size} at a time")
+        field = cls(0.0, 1, 1, length)
+        for layer in layers:
+            field = _behind(field, layer)
+            if field.cells < 1:
+                raise ValueError(f"{length} pixels are too few for layers that see {field.size} at a time")
         return field
 
     @property
