@@ -40,7 +40,7 @@ def test_the_published_geometry_of_delf() -> None:
 
 
 def test_too_small_an_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="13 pixels are too few for layers that sees 14"):
+    with pytest.raises(ValueError, match="13 pixels are too few for layers that see 14"):
         ReceptiveField.of([Layer(14, 14)], 13)
 
 
