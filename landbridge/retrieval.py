@@ -24,6 +24,8 @@ from ranking.support import support
 
 METHODS = ("global", "aqe", "verify", "id-qe", "mmst-c")
 CANDIDATES = 100
+_BLOCK = 1024
+"""Pairs whose embeddings are gathered at a time, to stay in the processor's cache."""
 
 Progress = Callable[[str, int, int], None]
 """Told the name of a step, and how many of how many items it has done."""
@@ -382,7 +384,11 @@ def _graph(
 
 def _similarity(embeddings: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
     """Global similarity of pairs of images: float32 [P]."""
-    return np.einsum("pd,pd->p", embeddings[pairs[:, 0]], embeddings[pairs[:, 1]])
+    similarity = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), _BLOCK):
+        first, second = pairs[start : start + _BLOCK].T
+        similarity[start : start + _BLOCK] = np.einsum("pd,pd->p", embeddings[first], embeddings[second])
+    return similarity
 
 
 def _codes(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
