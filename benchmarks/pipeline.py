@@ -102,8 +102,8 @@ def run(photos: Path, scratch: Path) -> dict[str, float]:
         models = stopwatch.timed("load", lambda: index.extractor)()
         places = [
             (extractor.extractor, "read_photo", "decode"),
-            (models.global_model, "describe", "global"),
-            (models.local_model, "detect", "local"),
+            *((models.global_model, part, "global") for part in ("prepare", "run")),
+            *((models.local_model, part, "local") for part in ("prepare", "run")),
             (Collection, "stage", "insert"),
             (Collection, "publish", "insert"),
             (Collection, "search", "search"),

@@ -5,16 +5,18 @@ Works alike on a Milvus Lite path and on a server. Uses `MilvusClient` alone.
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
+import re
 import shutil
 import threading
 import time
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Self
+from urllib.parse import SplitResult, urlsplit
 
 import grpc  # type: ignore[import-untyped]
 
@@ -22,9 +24,12 @@ from connector.errors import (
     AccessDeniedError,
     CollectionMissingError,
     ConnectorError,
+    InvalidInputError,
     RefusedError,
     UnreachableError,
+    UntrustedError,
 )
+from connector.tls import TLS, speaks
 
 # pymilvus reads MILVUS_URI when it is imported and fails when it names a Milvus Lite path.
 _milvus_uri = os.environ.get("MILVUS_URI")
@@ -51,6 +56,9 @@ _NOT_SERVING_YET = frozenset({_NO_CONNECTION, 101, 103, 106, 401, 503, 901, 902}
 """No connection, not loaded, loading, recovering, no replica, no channel, no node: a server that restarts."""
 _DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
+_USER = re.compile(r"^([^/]*//)?.*@")
+"""User and password of an address, or of what was meant as one."""
+
 _lite_users: Counter[Path] = Counter()
 _lite_lock = threading.Lock()
 
@@ -73,6 +81,7 @@ class Client:
         timeout: float = 30.0,
         client: MilvusClient | None = None,
         must_exist: bool = False,
+        tls: TLS | None = None,
     ) -> None:
         """Connect.
 
@@ -83,45 +92,71 @@ class Client:
             timeout: seconds for every call.
             client: use this MilvusClient, and leave it open at the end; `uri` then only names it.
             must_exist: do not make a Milvus Lite folder that is not there.
+            tls: how both sides prove who they are, at an https:// address; from the environment when None.
 
         Raises:
             UnreachableError: nothing answers at `uri`, or the path cannot be opened.
+            UntrustedError: TLS fails.
+            InvalidInputError: a file of `tls` cannot be used, or `tls` came with another address.
             AccessDeniedError: the server does not accept the token.
         """
         self.timeout = timeout
         self._path: Path | None = None
+        self._tls: TLS | None = None
         uri = os.fspath(uri)
-        parts = urlsplit(uri)
-        self._secrets = sorted(
-            {token, *token.split(":")[1:], parts.password or ""} - {""}, key=len, reverse=True
-        )
+        parts = _parsed(uri)
+        # Tools that print the variables of a traceback are to find no secret in this function's.
+        if parts is None:
+            self.uri = "?"
+            del uri, token
+            raise UnreachableError("the address of Milvus cannot be read: write it like http://host:19530")
         self.lite = parts.scheme not in ("http", "https", "tcp", "unix")
-        self.uri = (
-            uri
-            if self.lite or not parts.hostname
-            else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        )
+        self.uri = uri if uri.endswith(".db") else _USER.sub(r"\1", uri)
+        self._secrets = _shapes(token, token.partition(":")[2], parts.password or "")
         self._owned, self._closed = client is None, False
         if client is not None:
             self._client = client
             return
+        if failure := self._connect(uri, token, db_name, must_exist, tls):
+            del uri, token, parts
+            raise failure
+
+    def _connect(
+        self, uri: str, token: str, db_name: str, must_exist: bool, tls: TLS | None
+    ) -> ConnectorError | None:
+        """What keeps the connection from being made, without a traceback; None when it is made."""
         # A connection that no other client shares, so that none closes ours: `alias` in pymilvus 2.6.
         options: dict[str, Any] = {"dedicated": True, "alias": f"landbridge-{uuid.uuid4()}"}
-        if self.lite:
-            uri = self._serve_lite(uri, must_exist)
-            # Milvus Lite drops clients that ping it while they have nothing to ask, during a long extraction.
-            options["grpc_options"] = {
-                "grpc.enable_http_proxy": 0,
-                "grpc.keepalive_time_ms": 2**31 - 1,
-                "grpc.keepalive_permit_without_calls": False,
-            }
         try:
+            if self.lite:
+                uri = self._serve_lite(self.uri, must_exist)
+                # Milvus Lite drops clients that ping it while they have nothing to ask, during a long
+                # extraction.
+                options["grpc_options"] = {
+                    "grpc.enable_http_proxy": 0,
+                    "grpc.keepalive_time_ms": 2**31 - 1,
+                    "grpc.keepalive_permit_without_calls": False,
+                }
+            elif self.uri.lower().startswith("https:"):
+                self._tls = TLS.from_environment() if tls is None else tls
+                options |= self._tls.options()
+            if tls is not None and self._tls is None:
+                raise InvalidInputError(f"tls was given with {self.uri}: write https:// to use it")
             self._client = MilvusClient(
-                uri, token=token, db_name=db_name, timeout=min(timeout, 10.0), **options
+                uri, token=token, db_name=db_name, timeout=min(self.timeout, 10.0), **options
             )
+        except ConnectorError as error:
+            return error.with_traceback(None)
         except (MilvusException, grpc.RpcError) as error:
             self._release_lite()
-            raise self._explain("connect", error) from None
+            return self._explain("connect", error)
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"Client({self.uri!r})"
@@ -149,6 +184,14 @@ class Client:
                     raise self._explain(operation, error, arguments.get("collection_name", "")) from None
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
+
+    def version(self) -> tuple[int, int]:
+        """Major and minor version of the server."""
+        text = self.call("get_server_version")
+        found = re.search(r"(\d+)\.(\d+)", text)
+        if found is None:
+            raise RefusedError(f"Milvus at {self.uri} says that its version is {text!r}: this is none")
+        return int(found[1]), int(found[2])
 
     def forget_unfinished(self, collection: str) -> None:
         """Remove the folder without a schema that Milvus Lite keeps of a creation that was cut short.
@@ -181,6 +224,10 @@ class Client:
         if code == _COLLECTION_NOT_FOUND:
             return CollectionMissingError(f"Milvus at {self.uri} has no collection {collection!r} ({target})")
         if operation == "connect" or code == _NO_CONNECTION:
+            if self._tls and (complaint := self._tls.complaint(self.uri)):
+                return UntrustedError(f"no TLS connection to Milvus at {self.uri}: {complaint}")
+            if not self._tls and not self.lite and speaks(self.uri):
+                return UntrustedError(f"Milvus at {self.uri} speaks TLS: write https://")
             return UnreachableError(
                 f"cannot connect to Milvus at {self.uri}: check the address, and that it is up ({text})"
             )
@@ -240,6 +287,22 @@ class Client:
             if not _lite_users[self._path]:
                 server_manager_instance.release_server(str(self._path))
         self._path = None
+
+
+def _parsed(uri: str) -> SplitResult | None:
+    """The parts of an address, or of a path; None when it cannot be one."""
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _shapes(*secrets: str) -> list[str]:
+    """Secrets as they are, and as they travel; longer ones, which may hold others, first."""
+    travelling = (base64.b64encode(secret.encode()).decode() for secret in secrets)
+    return sorted({*secrets, *travelling} - {""}, key=len, reverse=True)
 
 
 def _diagnose(error: Exception) -> tuple[Any, str]:

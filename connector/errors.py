@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def some(names: Sequence[object]) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+
 
 class ConnectorError(Exception):
     """Base of all errors of this package."""
@@ -9,6 +16,10 @@ class ConnectorError(Exception):
 
 class UnreachableError(ConnectorError):
     """No server, no usable path, or no answer in time."""
+
+
+class UntrustedError(UnreachableError):
+    """TLS: one side does not trust the other, or only one of them speaks it."""
 
 
 class AccessDeniedError(ConnectorError):
@@ -21,6 +32,10 @@ class RefusedError(ConnectorError):
 
 class CollectionMissingError(ConnectorError):
     """There is no such collection."""
+
+
+class NotLoadedError(ConnectorError):
+    """A collection of somebody else's cannot be searched as it is, and Landbridge does not change it."""
 
 
 class SchemaMismatchError(ConnectorError):
@@ -45,5 +60,17 @@ class ImagesMissingError(ConnectorError, KeyError):
     __str__ = Exception.__str__
 
 
+class CollectionChangedError(ConnectorError):
+    """Images came or went while something was made of all of them."""
+
+
 class CorruptPayloadError(ConnectorError):
     """Stored bytes are incomplete or not what was written."""
+
+
+class OutsideRootsError(ConnectorError):
+    """A path or URL leads to where photos may not be read from."""
+
+
+class PhotoUnavailableError(ConnectorError):
+    """There is no photo at a path or URL, or it cannot be had."""

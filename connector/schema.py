@@ -1,7 +1,7 @@
-"""The two Milvus collections behind a Landbridge collection: their fields, indexes and properties.
+"""The three Milvus collections behind a Landbridge collection: their fields, indexes and properties.
 
-NAME holds one row an image; NAME_features holds the packed features, one row a chunk, and named blobs.
-The same schema is accepted by Milvus Lite and by servers from 2.3.
+NAME holds one row an image, NAME_features the packed features, one row a chunk, NAME_blobs what was learnt
+from all images. The same schema is accepted by Milvus Lite and by servers from 2.3.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from typing import Any
 from connector.client import DataType, MilvusClient
 from connector.errors import InvalidInputError, SchemaMismatchError
 
-VERSION = "1"
+VERSION = "2"
 
+TENANT = "tenant"
+"""The partition key of a collection of many tenants."""
+
+TENANT_BYTES = 256
 IMAGE_ID_BYTES = 1024
 PATH_BYTES = 4096
 TEXT_BYTES = 65_535
@@ -25,9 +29,10 @@ TEXT_BYTES = 65_535
 VERSION_PROPERTY = "landbridge.schema"
 EXTRACTOR_PROPERTY = "landbridge.extractor"
 INDEX_PROPERTY = "landbridge.index"
+CONSISTENCY_PROPERTY = "landbridge.consistency"
+TTL_PROPERTY = "collection.ttl.seconds"
 
-EXACT_INDEX: Mapping[str, Any] = {"index_type": "FLAT", "metric_type": "COSINE", "params": {}}
-"""The default index of the embeddings: exact search, and the same answer on every server."""
+CONSISTENCY_LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 
 _PLACEHOLDER_INDEX: Mapping[str, Any] = {"index_type": "FLAT", "metric_type": "L2", "params": {}}
 
@@ -50,6 +55,11 @@ class Layout:
     index: Mapping[str, Any]
 
     @property
+    def tenants(self) -> bool:
+        """Whether each row belongs to a tenant."""
+        return any(field.name == TENANT for field in self.fields)
+
+    @property
     def vector(self) -> Field:
         """The vector field; it is the last."""
         return self.fields[-1]
@@ -63,6 +73,7 @@ class Layout:
                 field.name,
                 field.type,
                 is_primary=field is self.fields[0],
+                is_partition_key=field.name == TENANT,
                 **({size: field.size} if size else {}),
             )
         return made
@@ -74,10 +85,11 @@ class Layout:
         return made
 
 
-def images(name: str, dimension: int, index: Mapping[str, Any]) -> Layout:
+def images(name: str, dimension: int, index: Mapping[str, Any], *, tenants: bool = False) -> Layout:
     """One row an image."""
     fields = (
         Field("pk", DataType.VARCHAR, 32),
+        *_tenant(tenants),
         Field("image_id", DataType.VARCHAR, IMAGE_ID_BYTES),
         Field("path", DataType.VARCHAR, PATH_BYTES),
         Field("width", DataType.INT64),
@@ -91,10 +103,21 @@ def images(name: str, dimension: int, index: Mapping[str, Any]) -> Layout:
     return Layout(name, fields, index)
 
 
-def features(name: str) -> Layout:
+def features(name: str, *, tenants: bool = False) -> Layout:
+    """The features of the images of a collection."""
+    return payloads(f"{name}_features", tenants=tenants)
+
+
+def blobs(name: str, *, tenants: bool = False) -> Layout:
+    """What was learnt from all images of a collection."""
+    return payloads(f"{name}_blobs", tenants=tenants)
+
+
+def payloads(name: str, *, tenants: bool = False) -> Layout:
     """One row a chunk; the vector is there because a collection must have one."""
     fields = (
         Field("pk", DataType.VARCHAR, 48),
+        *_tenant(tenants),
         Field("owner", DataType.VARCHAR, 32),
         Field("chunk", DataType.INT64),
         Field("chunks", DataType.INT64),
@@ -103,26 +126,38 @@ def features(name: str) -> Layout:
         Field("payload", DataType.VARCHAR, TEXT_BYTES),
         Field("placeholder", DataType.FLOAT_VECTOR, 2),
     )
-    return Layout(f"{name}_features", fields, _PLACEHOLDER_INDEX)
+    return Layout(name, fields, _PLACEHOLDER_INDEX)
 
 
-def image_key(image_id: str) -> str:
+def _tenant(tenants: bool) -> tuple[Field, ...]:
+    return (Field(TENANT, DataType.VARCHAR, TENANT_BYTES),) if tenants else ()
+
+
+def image_key(image_id: str, tenant: str = "") -> str:
     """Primary key of an image: hex, so that no quote of an id ever meets a filter expression."""
-    return hashlib.blake2b(image_id.encode(), digest_size=16, person=b"landbridge image").hexdigest()
+    return _key(image_id, tenant, b"landbridge image")
 
 
-def blob_key(name: str) -> str:
+def blob_key(name: str, tenant: str = "") -> str:
     """Key of a blob; differs from the key of an image of the same name."""
-    return hashlib.blake2b(name.encode(), digest_size=16, person=b"landbridge blob").hexdigest()
+    return _key(name, tenant, b"landbridge blob")
 
 
-def properties(extractor: str, index: Mapping[str, Any]) -> dict[str, str]:
+def _key(name: str, tenant: str, kind: bytes) -> str:
+    owner = hashlib.blake2b(tenant.encode(), digest_size=32).digest() if tenant else b""
+    return hashlib.blake2b(name.encode(), digest_size=16, key=owner, person=kind).hexdigest()
+
+
+def properties(
+    extractor: str, index: Mapping[str, Any] | None = None, consistency_level: str = "Session"
+) -> dict[str, str]:
     """What a collection says of itself."""
-    return {
+    said = {
         VERSION_PROPERTY: VERSION,
         EXTRACTOR_PROPERTY: extractor,
-        INDEX_PROPERTY: json.dumps(index, sort_keys=True),
+        CONSISTENCY_PROPERTY: consistency_level,
     }
+    return said if index is None else {**said, INDEX_PROPERTY: json.dumps(index, sort_keys=True)}
 
 
 def dimension_of(described: Mapping[str, Any]) -> int:
@@ -133,21 +168,31 @@ def dimension_of(described: Mapping[str, Any]) -> int:
     return 0
 
 
+def version_of(described: Mapping[str, Any]) -> str | None:
+    """Version of the schema of a described collection; None when it is not Landbridge's."""
+    return described.get("properties", {}).get(VERSION_PROPERTY)
+
+
 def check_owner(described: Mapping[str, Any]) -> None:
     """Whether a described collection is Landbridge's, of this version.
 
     Raises:
         SchemaMismatchError: it is not.
     """
-    name, version = described["collection_name"], described.get("properties", {}).get(VERSION_PROPERTY)
+    name, version = described["collection_name"], version_of(described)
     if version is None:
         raise SchemaMismatchError(
             f"collection {name!r} exists and was not made by Landbridge: choose another name"
         )
     if version != VERSION:
+        way_out = (
+            "bring it up to date with connector.migration.migrate"
+            if version.isdecimal() and int(version) < int(VERSION)
+            else "install the version that made it"
+        )
         raise SchemaMismatchError(
             f"collection {name!r} has schema version {version}, this Landbridge reads {VERSION}: "
-            "install the version that made it, or index into another name"
+            f"{way_out}, or index into another name"
         )
 
 

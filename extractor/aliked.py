@@ -6,6 +6,7 @@ Zhao et al., "ALIKED: a lighter keypoint and descriptor extraction network via d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from torch.nn import functional
 
 from extractor.deformable_convolution import deformable_convolution, sample_pixels
 from extractor.features import LocalFeatures
+from extractor.network_model import NetworkModel, place
+from extractor.pyramid import Level, Pyramid, per_pixel, stacked_pixels
 from extractor.weights import ALIKED, WeightsError, load_state_dict, weights_digest
 
 if TYPE_CHECKING:
@@ -84,8 +87,8 @@ class _DescriptorHead(nn.Module):
         """Unit descriptors [N, C] of keypoints [N, 2] (x, y) in pixels of features [1, C, H, W]."""
         height, width = features.shape[2:]
         x, y = keypoints[:, 0].long(), keypoints[:, 1].long()
-        across = (x - 1).clamp(0, max(width - 4, 0))[:, None, None] + torch.arange(3)
-        down = (y - 1).clamp(0, max(height - 4, 0))[:, None, None] + torch.arange(3)[:, None]
+        across = (x - 1).clamp(0, max(width - 4, 0))[:, None, None] + torch.arange(3, device=x.device)
+        down = (y - 1).clamp(0, max(height - 4, 0))[:, None, None] + torch.arange(3, device=x.device)[:, None]
         patches = features[0][:, down, across].transpose(0, 1)
         farthest = max(height, width) / 4
         offsets = self.offset_conv(patches).clamp(-farthest, farthest)[:, :, 0, 0]
@@ -157,7 +160,7 @@ class AlikedNetwork(nn.Module):
         return functional.normalize(joined[:, :, rows, columns], dim=1), scores[0, 0, rows, columns]
 
 
-class Aliked:
+class Aliked(NetworkModel[LocalFeatures]):
     """Detects and describes the local features of a photo.
 
     Args:
@@ -178,27 +181,44 @@ class Aliked:
             self.network.load_state_dict(load_state_dict(path))
         except RuntimeError as error:
             raise WeightsError(f"{path} does not hold ALIKED {configuration.model}: {error}") from error
+        place(self.network)
 
-    @torch.inference_mode()
+    def move(self, device: str, dtype: torch.dtype) -> None:
+        """Move the network, which stays in float32: 16 bits do not hold a place to a fraction of a pixel."""
+        place(self.network, device)
+
+    def prepare(self, photo: Photo) -> Pyramid:
+        """The photo at the size that the network sees."""
+        pixels = photo.reduced(self.longest_side).pixels
+        return Pyramid(photo.size, (Level(pixels, (pixels.shape[1], pixels.shape[0])),))
+
     def detect(self, photo: Photo) -> LocalFeatures:
         """Local features of a photo, strongest first, keypoints in pixels of the original to a fraction.
 
         The scale is the number of original pixels per pixel that the network saw.
         """
-        photo = photo.reduced(self.longest_side)
-        image = torch.from_numpy(photo.pixels).permute(2, 0, 1)[None].to(torch.float32) / 255
+        (features,) = self.run([self.prepare(photo)])
+        return features
+
+    def run_stack(self, pyramids: Sequence[Pyramid]) -> list[LocalFeatures]:
+        """Local features of each photo, one after the other: the network's maps are as large as the photo."""
+        return [self._detect(pyramid) for pyramid in pyramids]
+
+    def _detect(self, pyramid: Pyramid) -> LocalFeatures:
+        (level,) = pyramid.levels
+        image = stacked_pixels([level], self.device).permute(0, 3, 1, 2).to(torch.float32) / 255
         features, heat = self.network(image)
         keypoints, scores = self._keypoints(heat)
         if not len(keypoints):
             return LocalFeatures.empty(self.dimension)
         descriptors = self.network.desc_head(features, keypoints)
-        per_pixel = np.array(photo.scale, np.float32)
-        located = (keypoints.numpy() + np.float32(0.5)) * per_pixel - np.float32(0.5)
+        (pixels,) = per_pixel([pyramid], level.size)
+        located = (keypoints.cpu().numpy() + np.float32(0.5)) * pixels - np.float32(0.5)
         return LocalFeatures(
-            np.clip(located, 0, np.array(photo.size, np.float32) - 1).astype(np.float32),
-            np.full(len(located), np.sqrt(per_pixel.prod()), np.float32),
-            scores.numpy(),
-            descriptors.numpy(),
+            np.clip(located, 0, np.array(pyramid.size, np.float32) - 1).astype(np.float32),
+            np.full(len(located), np.sqrt(pixels.prod()), np.float32),
+            scores.cpu().numpy(),
+            descriptors.cpu().numpy(),
         )
 
     def _keypoints(self, heat: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,7 +232,7 @@ class Aliked:
         rows, columns = rows[strongest], columns[strongest]
 
         # The centre of mass of the window around the peak, by the softmax of its scores.
-        reach = torch.arange(-_RADIUS, _RADIUS + 1)
+        reach = torch.arange(-_RADIUS, _RADIUS + 1, device=heat.device)
         window = heat[rows[:, None, None] + reach[:, None], columns[:, None, None] + reach]
         mass = functional.softmax(window.flatten(1) / _TEMPERATURE, 1).view(window.shape)
         shift = torch.stack(((mass.sum(1) * reach).sum(1), (mass.sum(2) * reach).sum(1)), 1)

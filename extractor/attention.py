@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,10 +26,11 @@ class Attention(nn.Module):
         self.conv2 = nn.Conv2d(hidden, 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scores float [B, h, w], not negative, of features [B, channels, h, w]."""
-        return functional.softplus(self.conv2(functional.relu(self.bn1(self.conv1(features)))))[:, 0]
+        """Scores float32 [B, h, w], not negative, of features [B, channels, h, w]."""
+        hidden = functional.relu(self.bn1(self.conv1(features)))
+        return functional.softplus(self.conv2(hidden).float())[:, 0]
 
 
 def norm_scores(features: Tensor) -> Tensor:
-    """Scores without training: Euclidean norms, float [B, h, w], of features [B, C, h, w]."""
-    return features.norm(dim=1)
+    """Scores without training: Euclidean norms, float32 [B, h, w], of features [B, C, h, w]."""
+    return torch.linalg.vector_norm(features, dim=1, dtype=torch.float32)

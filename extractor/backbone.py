@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from extractor.dense_keypoints import Layer
@@ -17,6 +18,9 @@ class Backbone(Protocol):
     @property
     def identity(self) -> Mapping[str, object]:
         """Name and digest of the weights, in values that JSON can hold."""
+
+    def to(self, device: str, dtype: torch.dtype) -> None:
+        """Move the network; pixels are expected on the device, and maps come in the type."""
 
     def channels(self, tap: str) -> int:
         """Channels of the feature map at a tap.
@@ -32,7 +36,7 @@ class Backbone(Protocol):
         """Feature maps of a batch of photos in one forward pass, which ends at the last tap wanted.
 
         Args:
-            pixels: uint8 or float [B, H, W, 3], red green blue, 0 to 255.
+            pixels: uint8 or float32 [B, H, W, 3], red green blue, 0 to 255.
             taps: in any order.
 
         Returns:

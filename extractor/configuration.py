@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from extractor.extractor import Extractor, GlobalLocalExtractor, GlobalModel, LocalModel
-from extractor.weights import ALIKED, EFFICIENTNET_LITE, XFEAT, HubWeights, StoredWeights, Weights
+from extractor.weights import (
+    ALIKED,
+    EFFICIENTNET_LITE,
+    XFEAT,
+    HubWeights,
+    StoredWeights,
+    Weights,
+    load_metadata,
+)
 
 if TYPE_CHECKING:
     from extractor.backbone import Backbone
@@ -58,19 +66,25 @@ class BackboneConfiguration(Protocol):
 
 @dataclass(frozen=True)
 class LiteBackboneConfiguration:
-    """EfficientNet-Lite 0, 1 or 2 with ImageNet weights."""
+    """EfficientNet-Lite.
+
+    Attributes:
+        variant: 0, 1 or 2.
+        state: the file that training left; None for the ImageNet weights.
+    """
 
     variant: int = 0
+    state: StoredWeights | None = None
 
     def weights(self) -> tuple[Weights, ...]:
-        """The package of the variant."""
-        return (EFFICIENTNET_LITE[self.variant],)
+        """The file, or the package of the variant."""
+        return (self.state or EFFICIENTNET_LITE[self.variant],)
 
     def load(self) -> Backbone:
         """Build the network and read its weights."""
         from extractor.efficientnet_lite import LiteBackbone
 
-        return LiteBackbone(self.variant)
+        return LiteBackbone(self.variant, self.state)
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ class Vgg16BackboneConfiguration:
 
 @dataclass(frozen=True)
 class ResNetBackboneConfiguration:
-    """A ResNet from one of our checkpoints.
+    """A ResNet from a weights file: converted, or trained.
 
     Attributes:
         depth: 50 or 101.
@@ -108,6 +122,10 @@ class ResNetBackboneConfiguration:
 
     def load(self) -> Backbone:
         """Build the network and read its weights."""
+        if "backbone" in load_metadata(self.state.path()):
+            from extractor.resnet import ResNetBackbone
+
+            return ResNetBackbone(self.state.path(), self.depth)
         from extractor.transformers_backbone import resnet
 
         return resnet(self.depth, self.state)
@@ -131,7 +149,7 @@ class HubBackboneConfiguration:
         """Build the network and read its weights, which the hub's client downloads where it must."""
         from extractor.transformers_backbone import from_hub
 
-        return from_hub(self.model)
+        return from_hub(self.model).for_inference()
 
 
 @dataclass(frozen=True)
@@ -189,8 +207,7 @@ class XFeatConfiguration:
     threshold: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.sides or min(self.sides) < 32:
-            raise ValueError(f"sides must be one or more numbers of at least 32 pixels, got {self.sides}")
+        _check_sides(self.sides)
         _check_count(self.max_features)
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be at least 0 and below 1, got {self.threshold}")
@@ -212,25 +229,28 @@ class DelfConfiguration:
 
     Attributes:
         backbone: what makes the dense features.
-        tap: where they are taken.
+        taps: where they are taken; features of several taps, of one stride, are joined end to end.
         longest_side: pixels along the photo's longest side at scale 1.
         scales: of the pyramid.
-        score_threshold: features of this score or less are left out.
+        score_threshold: features of this score or less are left out; None: what the weights of the attention
+            say, 0 where they say nothing.
         nms_iou: overlap of receptive fields beyond which the weaker feature is left out; 1 keeps both.
         max_features: features kept, the strongest.
-        dimension: components left by the projection that is learnt from the index; None keeps all.
-        whiten: whether the projection also evens out the spread of the components.
-        attention: weights of the attention head; None scores a feature by its norm.
+        dimension: components left by the projection, which is learnt from the index if it did not come with
+            the attention; None keeps all.
+        whiten: whether the projection also evens out the spread of the components, and so is always learnt.
+        attention: weights of the attention head over the one tap; None scores a feature by its norm, the
+            product of the norms at several taps.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value is out of range, or there is attention and not one tap.
     """
 
-    backbone: BackboneConfiguration = LiteBackboneConfiguration(0)
-    tap: str = "stage5"
+    backbone: BackboneConfiguration = LiteBackboneConfiguration(2)
+    taps: tuple[str, ...] = ("stage4", "stage5")
     longest_side: int = 1024
     scales: tuple[float, ...] = DELF_SCALES[:5]
-    score_threshold: float = 0.0
+    score_threshold: float | None = 0.0
     nms_iou: float = 1.0
     max_features: int = 1000
     dimension: int | None = 40
@@ -238,6 +258,8 @@ class DelfConfiguration:
     attention: StoredWeights | None = None
 
     def __post_init__(self) -> None:
+        if not self.taps or (self.attention is not None and len(self.taps) > 1):
+            raise ValueError(f"taps must be one or more, and one with attention; got {self.taps}")
         _check_scales(self.scales)
         _check_count(self.max_features)
         _check_side(self.longest_side)
@@ -250,10 +272,15 @@ class DelfConfiguration:
     def load(self) -> LocalModel:
         """Build the model and read its weights."""
         from extractor.delf import Delf
-        from extractor.reduction import ReducedLocal
+        from extractor.reduction import ReducedLocal, published_projection
 
         model = Delf(self)
-        return model if self.dimension is None else ReducedLocal(model, self.dimension, self.whiten)
+        if self.dimension is None:
+            return model
+        reduced = ReducedLocal(model, self.dimension, self.whiten)
+        if self.attention is not None and not self.whiten:
+            reduced.projection = published_projection(self.attention.path(), self.dimension)
+        return reduced
 
 
 @dataclass(frozen=True)
@@ -356,8 +383,7 @@ class WhitenedGlobalConfiguration:
     whitening: StoredWeights | None = None
 
     def __post_init__(self) -> None:
-        if not self.sides or min(self.sides) < 32:
-            raise ValueError(f"sides must be one or more numbers of at least 32 pixels, got {self.sides}")
+        _check_sides(self.sides)
         if self.levels < 0:
             raise ValueError(f"levels must be at least 0, got {self.levels}")
 
@@ -373,6 +399,35 @@ class WhitenedGlobalConfiguration:
 
 
 @dataclass(frozen=True)
+class RetrievalNetworkConfiguration:
+    """The global descriptor of a network that was trained for retrieval; how it pools its weights say.
+
+    Attributes:
+        state: the file.
+        sides: longest sides, in pixels, to which the photo is reduced; the descriptors of all are summed.
+
+    Raises:
+        ValueError: a side is out of range.
+    """
+
+    state: StoredWeights
+    sides: tuple[int, ...] = (1024,)
+
+    def __post_init__(self) -> None:
+        _check_sides(self.sides)
+
+    def weights(self) -> tuple[Weights, ...]:
+        """The file."""
+        return (self.state,)
+
+    def load(self) -> GlobalModel:
+        """Build the network and read its weights."""
+        from extractor.retrieval_network import RetrievalNetwork
+
+        return RetrievalNetwork(self)
+
+
+@dataclass(frozen=True)
 class DelgConfiguration:
     """DELG, global and local.
 
@@ -384,10 +439,11 @@ class DelgConfiguration:
         longest_side: pixels along the photo's longest side at scale 1.
         local_scales: of the pyramid for local features.
         global_scales: of the pyramid for the global descriptor.
-        power: p of generalised-mean pooling.
+        power: p of generalised-mean pooling, where the weights do not say it.
         dimension: of the global descriptor.
         local_dimension: of a local descriptor.
-        score_threshold: local features of this attention or less are left out.
+        score_threshold: local features of this attention or less are left out; None: what the weights say, 0
+            where they say nothing.
         nms_iou: overlap of receptive fields beyond which the weaker feature is left out; 1 keeps both.
         max_features: local features kept, the strongest.
 
@@ -405,7 +461,7 @@ class DelgConfiguration:
     power: float = 3.0
     dimension: int = 2048
     local_dimension: int = 128
-    score_threshold: float = 0.0
+    score_threshold: float | None = 0.0
     nms_iou: float = 1.0
     max_features: int = 1000
 
@@ -432,12 +488,12 @@ class ExternalConfiguration:
     """Features from files.
 
     Attributes:
-        features: a feature file or a folder of them.
+        features: a feature file, a folder of them, or several of these.
         label: part of the fingerprint: features of different labels do not meet.
         global_model: what describes photos whose files have no global descriptor.
     """
 
-    features: str = ""
+    features: str | tuple[str, ...] = ""
     label: str = "features"
     global_model: GlobalConfiguration = LiteGlobalConfiguration()
 
@@ -491,6 +547,11 @@ def _check_count(max_features: int) -> None:
 def _check_side(longest_side: int) -> None:
     if longest_side < 32:
         raise ValueError(f"longest_side must be at least 32 pixels, got {longest_side}")
+
+
+def _check_sides(sides: Sequence[int]) -> None:
+    if not sides or min(sides) < 32:
+        raise ValueError(f"sides must be one or more numbers of at least 32 pixels, got {sides}")
 
 
 def _check_scales(scales: Sequence[float]) -> None:

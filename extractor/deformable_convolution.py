@@ -33,7 +33,7 @@ def deformable_convolution(x: Tensor, offsets: Tensor, weight: Tensor) -> Tensor
     sampled = sample_pixels(x, torch.stack((x_places, y), -1).view(batch, taps * height, width, 2))
     # [B, C, taps, H, W] against [D, C, taps]
     columns_of = sampled.view(batch, channels * taps, height * width)
-    return (weight.view(outputs, channels * taps) @ columns_of).view(batch, outputs, height, width)
+    return (weight.reshape(outputs, channels * taps) @ columns_of).view(batch, outputs, height, width)
 
 
 def sample_pixels(x: Tensor, places: Tensor) -> Tensor:

@@ -18,7 +18,15 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from extractor.dense_keypoints import Layer
-from extractor.weights import EFFICIENTNET_LITE, WeightsError, load_state_dict, weights_digest
+from extractor.network_model import place
+from extractor.weights import (
+    EFFICIENTNET_LITE,
+    StoredWeights,
+    WeightsError,
+    load_state_dict,
+    part_of,
+    weights_digest,
+)
 
 _WIDTH_DEPTH = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
 _STAGES = (  # kernel, stride, expansion, channels, repeats: of the base network
@@ -115,6 +123,11 @@ class EfficientNetLite(nn.Module):
         self.bn1: nn.Module = nn.BatchNorm2d(_HEAD_CHANNELS, eps=_BATCHNORM_EPSILON)
         self.fc = nn.Linear(_HEAD_CHANNELS, _CLASSES)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type in which it calculates."""
+        return self.fc.weight.dtype
+
     def channels(self, tap: str) -> int:
         """Channels of the feature map at a tap.
 
@@ -177,34 +190,40 @@ class EfficientNetLite(nn.Module):
 
 
 class LiteBackbone:
-    """EfficientNet-Lite with its ImageNet weights as a `Backbone`; taps are `TAPS`.
+    """EfficientNet-Lite as a `Backbone`; taps are `TAPS`.
 
     Args:
         variant: 0, 1 or 2.
+        state: what training left; None for the ImageNet weights.
 
     Raises:
         ValueError: no such variant.
         WeightsError: the weights are not installed, or do not fit the network.
     """
 
-    def __init__(self, variant: int) -> None:
-        self.network = pretrained(variant).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, variant: int, state: StoredWeights | None = None) -> None:
+        self.network = pretrained(variant, state)
+        place(self.network)
         self.identity: Mapping[str, object] = {
             "network": f"efficientnet-lite{variant}",
-            "weights": weights_digest(weights_file(variant)),
+            "weights": weights_digest(weights_file(variant) if state is None else state.path()),
         }
+
+    def to(self, device: str, dtype: torch.dtype) -> None:
+        """Move the network."""
+        place(self.network, device, dtype)
 
     def channels(self, tap: str) -> int:
         """Channels of the feature map at a tap."""
-        return cast(int, self.network.channels(tap))
+        return self.network.channels(tap)
 
     def layers(self, tap: str) -> list[Layer]:
         """Convolutions from the pixels to a tap."""
-        return cast("list[Layer]", self.network.layers(tap))
+        return self.network.layers(tap)
 
     def maps(self, pixels: Tensor, taps: Sequence[str]) -> list[Tensor]:
         """Feature maps of pixels [B, H, W, 3], 0 to 255, in one forward pass."""
-        return cast("list[Tensor]", self.network.maps(normalise(pixels), taps))
+        return self.network.maps(normalise(pixels).to(self.network.dtype), taps)
 
 
 def weights_file(variant: int) -> Path:
@@ -219,20 +238,18 @@ def weights_file(variant: int) -> Path:
     return EFFICIENTNET_LITE[variant].path()
 
 
-def pretrained(variant: int) -> EfficientNetLite:
-    """The network with its ImageNet weights, for inference: batch normalisation folded into the convolutions.
+def pretrained(variant: int, state: StoredWeights | None = None) -> EfficientNetLite:
+    """The network for inference: batch normalisation folded into the convolutions.
+
+    Args:
+        variant: 0, 1 or 2.
+        state: what training left; None for the ImageNet weights.
 
     Raises:
         ValueError: no such variant.
-        WeightsError: the weights are not installed, or do not fit the network.
+        WeightsError: the weights are not here, or do not fit the network.
     """
-    network = EfficientNetLite(variant).eval()
-    path = weights_file(variant)
-    state = load_state_dict(path)
-    try:
-        network.load_state_dict({name.lstrip("_").replace("._", "."): value for name, value in state.items()})
-    except RuntimeError as error:
-        raise WeightsError(f"{path} does not hold EfficientNet-Lite{variant}: {error}") from error
+    network = trainable(variant, state)
     _fold(network, "conv_stem", "bn0")
     _fold(network, "conv_head", "bn1")
     for block in cast("list[InvertedResidual]", network.blocks):
@@ -240,6 +257,23 @@ def pretrained(variant: int) -> EfficientNetLite:
             _fold(block, "expand_conv", "bn0")
         _fold(block, "depthwise_conv", "bn1")
         _fold(block, "project_conv", "bn2")
+    return network
+
+
+def trainable(variant: int, state: StoredWeights | None = None) -> EfficientNetLite:
+    """The network in inference mode with its batch normalisation apart; see `pretrained`."""
+    network = EfficientNetLite(variant).eval()
+    if state is not None:
+        part_of(state.path(), "backbone", network)
+        return network
+    path = weights_file(variant)
+    imagenet = load_state_dict(path)
+    try:
+        network.load_state_dict(
+            {name.lstrip("_").replace("._", "."): value for name, value in imagenet.items()}
+        )
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not hold EfficientNet-Lite{variant}: {error}") from error
     return network
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +16,24 @@ from numpy.typing import NDArray
 from extractor.features import ImageFeatures, LocalFeatures
 from extractor.learnt import pack_learnt, unpack_learnt
 from extractor.photo import Photo, PhotoError, read_photo
-from extractor.threads import available_cores, one_torch_thread
+from extractor.threads import in_threads, one_torch_thread
 from extractor.whitening import Whitening
-
-S = TypeVar("S")
-R = TypeVar("R")
 
 LEARNING_SAMPLE = 100
 """Photos from which it is usual to learn."""
+
+READ_AHEAD = 64
+"""Photos that are read and prepared while a device runs those before."""
 
 REVISION = 1
 """Part of every fingerprint: raise it when the same weights and parameters come to give other features."""
 
 
-class GlobalModel(Protocol):
-    """Turns a photo into one vector.
+class Model(Protocol):
+    """Half of an extractor: what the processor prepares of each photo, the device runs for many at once.
 
     Attributes:
-        dimension: components of the vector.
+        dimension: components of a descriptor.
         longest_side: pixels along the longest side that the model makes use of.
         identity: all that decides the vector (parameters, digests of weights), in values that JSON can hold.
     """
@@ -48,24 +47,31 @@ class GlobalModel(Protocol):
     @property
     def identity(self) -> Mapping[str, object]: ...  # noqa: D102
 
+    def to(self, device: str, dtype: str = "float32") -> object:
+        """Move the networks, if there are any; see `Extractor.to`."""
+
+    def prepare(self, photo: Photo) -> Any:
+        """What `run` needs of a photo; any number of threads may do this at once."""
+
+
+class GlobalModel(Model, Protocol):
+    """Turns a photo into one vector."""
+
+    def run(self, prepared: Sequence[Any]) -> list[NDArray[np.float32]]:
+        """For each photo its global descriptor, float32 [dimension] of unit norm."""
+
     def describe(self, photo: Photo) -> NDArray[np.float32]:
-        """Global descriptor, float32 [dimension] of unit norm."""
+        """The global descriptor of one photo."""
 
 
-class LocalModel(Protocol):
-    """Finds and describes the local features of a photo; attributes as of `GlobalModel`."""
+class LocalModel(Model, Protocol):
+    """Finds and describes the local features of a photo."""
 
-    @property
-    def dimension(self) -> int: ...  # noqa: D102
-
-    @property
-    def longest_side(self) -> int: ...  # noqa: D102
-
-    @property
-    def identity(self) -> Mapping[str, object]: ...  # noqa: D102
+    def run(self, prepared: Sequence[Any]) -> list[LocalFeatures]:
+        """For each photo its local features, strongest first, keypoints in pixels of the original."""
 
     def detect(self, photo: Photo) -> LocalFeatures:
-        """Local features, strongest first, keypoints in pixels of the original."""
+        """The local features of one photo."""
 
 
 @runtime_checkable
@@ -100,8 +106,10 @@ class Extractor(ABC):
         dimension: components of a global descriptor.
         local_dimension: components of a local descriptor.
         longest_side: pixels to which photos may be reduced before they come here.
+        device: where the networks are.
     """
 
+    device: str = "cpu"
     name: str
     fingerprint: str
     dimension: int
@@ -141,6 +149,32 @@ class Extractor(ABC):
     def extract(self, photo: Photo, image_id: str) -> ImageFeatures:
         """Features of one photo; local descriptors are float32."""
 
+    def to(self, device: str, dtype: str = "float32") -> Self:
+        """Move the networks; the fingerprint does not change.
+
+        Args:
+            device: of PyTorch: `cpu`, `cuda`, `cuda:1` and so on.
+            dtype: in which they calculate: `float32`, `bfloat16` or `float16`; features are float32 anyway.
+
+        Returns:
+            This extractor.
+
+        Raises:
+            ValueError: there is no such device or type here, there is no network to move, or its weights have
+                been rounded to another type before.
+        """
+        if (device, dtype) != ("cpu", "float32"):
+            raise ValueError(f"{self.name} has no network to move: it runs on cpu in float32 alone")
+        return self
+
+    def extract_batch(self, photos: Sequence[tuple[str, Photo]]) -> list[ImageFeatures]:
+        """Features of photos already read, in order, each as `extract` gives them.
+
+        Args:
+            photos: pairs of image id and photo.
+        """
+        return list(in_threads(lambda photo: self.extract(photo[1], photo[0]), photos))
+
     def extract_many(self, photos: Iterable[tuple[str, Path]]) -> Iterator[ImageFeatures | PhotoError]:
         """Read and extract many photos, one per core at a time.
 
@@ -159,7 +193,65 @@ class Extractor(ABC):
             return error
 
 
-class GlobalLocalExtractor(Extractor):
+class StackingExtractor(Extractor):
+    """An extractor that prepares photos one by one on the processor, and runs many at once on a device.
+
+    On the processor it runs them one by one as well, each on a thread of its own, which is faster there.
+    """
+
+    @property
+    def stacks(self) -> bool:
+        """Whether photos are run many at once."""
+        return self.device != "cpu"
+
+    @abstractmethod
+    def prepare(self, photo: Photo) -> Any:
+        """What `run` needs of a photo; any number of threads may do this at once."""
+
+    @abstractmethod
+    def run(self, prepared: Sequence[Any]) -> list[tuple[NDArray[np.float32], LocalFeatures]]:
+        """Global descriptor and local features of each photo; those of one size are run as one stack."""
+
+    def extract(self, photo: Photo, image_id: str) -> ImageFeatures:
+        """Features of one photo; local descriptors are float32."""
+        with one_torch_thread():
+            return self._run([(image_id, photo.size, self.prepare(photo))])[0]
+
+    def extract_batch(self, photos: Sequence[tuple[str, Photo]]) -> list[ImageFeatures]:
+        """Features of photos already read, in order; see `Extractor.extract_batch`."""
+        if not self.stacks:
+            return super().extract_batch(photos)
+        return self._run(list(in_threads(lambda photo: self._prepare(*photo), photos)))
+
+    def extract_many(self, photos: Iterable[tuple[str, Path]]) -> Iterator[ImageFeatures | PhotoError]:
+        """Read and extract many photos; a device runs some while the next are read and prepared."""
+        if not self.stacks:
+            yield from super().extract_many(photos)
+            return
+        reading = in_threads(lambda photo: self._read_and_prepare(*photo), photos, READ_AHEAD)
+        while some := list(islice(reading, READ_AHEAD)):
+            features = iter(self._run([one for one in some if not isinstance(one, PhotoError)]))
+            yield from (one if isinstance(one, PhotoError) else next(features) for one in some)
+
+    def _prepare(self, image_id: str, photo: Photo) -> tuple[str, tuple[int, int], Any]:
+        with one_torch_thread():
+            return image_id, photo.size, self.prepare(photo)
+
+    def _read_and_prepare(self, image_id: str, path: Path) -> tuple[str, tuple[int, int], Any] | PhotoError:
+        try:
+            return self._prepare(image_id, read_photo(path, self.longest_side))
+        except PhotoError as error:
+            return error
+
+    def _run(self, photos: Sequence[tuple[str, tuple[int, int], Any]]) -> list[ImageFeatures]:
+        found = self.run([prepared for *_, prepared in photos])
+        return [
+            ImageFeatures(image_id, size, descriptor, local, self.fingerprint)
+            for (image_id, size, _), (descriptor, local) in zip(photos, found, strict=True)
+        ]
+
+
+class GlobalLocalExtractor(StackingExtractor):
     """An extractor made of two independent models, one global and one local, either of which may learn."""
 
     def __init__(self, name: str, global_model: GlobalModel, local_model: LocalModel) -> None:
@@ -237,32 +329,26 @@ class GlobalLocalExtractor(Extractor):
         learnt = {half: cast(Whitening, one.projection).fingerprint for half, one in self._learners.items()}
         self.fingerprint = fingerprint(self.name, {**self._identity, "learnt": learnt})
 
-    def extract(self, photo: Photo, image_id: str) -> ImageFeatures:
-        """Features of one photo; local descriptors are float32."""
+    def to(self, device: str, dtype: str = "float32") -> Self:
+        """Move the networks of both halves; what has none, such as SIFT, stays. See `Extractor.to`."""
+        self.global_model.to(device, dtype)
+        self.local_model.to(device, dtype)
+        self.device = device
+        return self
+
+    def prepare(self, photo: Photo) -> tuple[Any, Any]:
+        """What both halves need of a photo."""
         if self.learns:
             raise RuntimeError(
                 f"{self.name} has learnt nothing yet: call learn with photos of the index first"
             )
-        with one_torch_thread():
-            descriptor = self.global_model.describe(photo)
-            local = self.local_model.detect(photo)
-        return ImageFeatures(image_id, photo.size, descriptor, local, self.fingerprint)
+        return self.global_model.prepare(photo), self.local_model.prepare(photo)
 
-
-def in_threads(work: Callable[[S], R], items: Iterable[S]) -> Iterator[R]:
-    """What `work` makes of each item, in order, on all cores; only a few items are taken ahead."""
-    workers = available_cores()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="extract")
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def run(self, prepared: Sequence[tuple[Any, Any]]) -> list[tuple[NDArray[np.float32], LocalFeatures]]:
+        """Global descriptor and local features of each photo."""
+        descriptors = self.global_model.run([whole for whole, _ in prepared])
+        features = self.local_model.run([local for _, local in prepared])
+        return list(zip(descriptors, features, strict=True))
 
 
 def fingerprint(name: str, identity: Mapping[str, object]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from extractor import efficientnet_lite
+from extractor.network_model import NetworkModel, place
 from extractor.pooling import gem
+from extractor.pyramid import Level, Pyramid, stacked_pixels
 from extractor.weights import weights_digest
 from extractor.whitening import unit_rows
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from extractor.photo import Photo
 
 
-class LiteGlobal:
+class LiteGlobal(NetworkModel["NDArray[np.float32]"]):
     """Describes a photo by generalised-mean-pooled EfficientNet-Lite features.
 
     Args:
@@ -39,15 +41,29 @@ class LiteGlobal:
         self.identity = {**asdict(configuration), "weights": digest}
         network = efficientnet_lite.pretrained(configuration.variant)
         self.dimension = network.channels(configuration.tap)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        place(network)
 
-    @torch.inference_mode()
+    def move(self, device: str, dtype: torch.dtype) -> None:
+        """Move the network."""
+        place(self.network, device, dtype)
+
+    def prepare(self, photo: Photo) -> Pyramid:
+        """The sizes of a photo."""
+        pixels = [photo.reduced(side).pixels for side in self.configuration.sides]
+        return Pyramid(photo.size, tuple(Level(one, (one.shape[1], one.shape[0])) for one in pixels))
+
     def describe(self, photo: Photo) -> NDArray[np.float32]:
         """Global descriptor, float32 [dimension] of unit norm: the sum of the unit vectors of all sizes."""
-        vectors = [self._at(photo.reduced(side)) for side in self.configuration.sides]
-        return unit_rows(torch.stack(vectors).sum(0).numpy())[0]
+        (descriptor,) = self.run([self.prepare(photo)])
+        return descriptor
 
-    def _at(self, photo: Photo) -> Tensor:
-        pixels = efficientnet_lite.normalise(torch.from_numpy(photo.pixels)[None])
-        features = self.network.features(pixels, self.configuration.tap)
-        return functional.normalize(gem(features, self.configuration.power), dim=1)
+    def run_stack(self, pyramids: Sequence[Pyramid]) -> list[NDArray[np.float32]]:
+        """Global descriptor of each photo of a stack."""
+        c = self.configuration
+        vectors = []
+        for levels in zip(*(one.levels for one in pyramids), strict=True):
+            pixels = efficientnet_lite.normalise(stacked_pixels(levels, self.device))
+            features = self.network.features(pixels.to(self.network.dtype), c.tap)
+            vectors.append(functional.normalize(gem(features.to(torch.float32), c.power), dim=1))
+        return list(unit_rows(torch.stack(vectors).sum(0).cpu().numpy()))

@@ -10,6 +10,7 @@ import os
 import stat
 import warnings
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,6 +64,10 @@ class PhotoError(Exception):
         return f"{self.path}: {self.reason}"
 
 
+class PhotoTooLargeError(PhotoError):
+    """A photo has more pixels than are read."""
+
+
 @dataclass(frozen=True, eq=False)
 class Photo:
     """An upright photo, perhaps reduced.
@@ -114,15 +119,50 @@ def read_photo(path: str | Path, longest_side: int | None = None) -> Photo:
             `MAX_ASPECT`.
     """
     path = Path(path)
+    with _open_regular(path) as file:
+        return _read(path, file, longest_side, MAX_PIXELS)
+
+
+def decode_photo(
+    data: bytes, name: str, longest_side: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Photo:
+    """Read a photo from the bytes of its file; see `read_photo`.
+
+    Args:
+        data: the file's content.
+        name: stands for the path in errors.
+        longest_side: pixels to which the longest side is reduced; None keeps the original size.
+        max_pixels: photos of more pixels, at most `MAX_PIXELS`, are refused before they are decoded.
+
+    Raises:
+        PhotoError: as of `read_photo`.
+        PhotoTooLargeError: it has more pixels.
+    """
+    if not data:
+        raise PhotoError(Path(name), "the file is empty")
+    return _read(Path(name), BytesIO(data), longest_side, min(max_pixels, MAX_PIXELS))
+
+
+def photo_bytes(path: Path) -> bytes:
+    """The content of a photo's file, not looked at.
+
+    Raises:
+        PhotoError: it is missing, empty, unreadable or no regular file.
+    """
+    with _open_regular(path) as file:
+        return file.read()
+
+
+def _read(path: Path, file: BinaryIO, longest_side: int | None, max_pixels: int) -> Photo:
     try:
-        with _open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
-            return _decode(path, image, longest_side)
+        with Image.open(file, formats=FORMATS) as image:
+            return _decode(path, image, longest_side, max_pixels)
     except PhotoError:
         raise
     except UnidentifiedImageError:
         raise PhotoError(path, f"not a photo in a format that is read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise PhotoError(path, f"more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
+        raise PhotoTooLargeError(path, f"more than {max_pixels / 1e6:.3g} megapixels") from None
     except MemoryError:
         raise PhotoError(path, "not enough memory to decode it") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
@@ -163,10 +203,10 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and any(folder.samefile(above) for above in folder.parents)
 
 
-def _decode(path: Path, image: Image.Image, longest_side: int | None) -> Photo:
+def _decode(path: Path, image: Image.Image, longest_side: int | None, max_pixels: int) -> Photo:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError(path, f"{width} x {height} is more than {MAX_PIXELS / 1e6:.0f} megapixels")
+    if width * height > max_pixels:
+        raise PhotoTooLargeError(path, f"{width} x {height} is more than {max_pixels / 1e6:.3g} megapixels")
     if width * height == 0:
         raise PhotoError(path, f"{width} x {height}: it has no pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -70,8 +70,7 @@ def _starts(length: int, side: int, count: int) -> list[int]:
 
 
 def regional_mac(features: Tensor, levels: int) -> Tensor:
-    """MAC of the whole map, then of each of its `regions`: float [1 + R, C] of features [1, C, H, W]."""
-    whole = features[0]
-    found = regions(whole.shape[1], whole.shape[2], levels)
-    parts = [whole[:, row : row + side, column : column + side] for row, column, side in found]
-    return torch.stack([part.amax((1, 2)) for part in (whole, *parts)])
+    """MAC of the whole map, then of each of its `regions`: float [B, 1 + R, C] of features [B, C, H, W]."""
+    found = regions(features.shape[2], features.shape[3], levels)
+    parts = [features[:, :, row : row + side, column : column + side] for row, column, side in found]
+    return torch.stack([mac(part) for part in (features, *parts)], 1)

@@ -5,8 +5,10 @@ Noh et al., "Large-scale image retrieval with attentive deep local features" (IC
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional
 
 from extractor.features import LocalFeatures
 from extractor.photo import Photo
+from extractor.weights import WeightsError, load_state_dict
 from extractor.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -61,9 +64,25 @@ class ReducedLocal:
         """
         self.projection = Whitening.fit(samples, self.dimension, scaled=self.whiten)
 
+    def to(self, device: str, dtype: str = "float32") -> Self:
+        """Move the model; the projection is left on the processor."""
+        self.model.to(device, dtype)
+        return self
+
+    def prepare(self, photo: Photo) -> Any:
+        """What the model needs of a photo."""
+        return self.model.prepare(photo)
+
     def detect(self, photo: Photo) -> LocalFeatures:
         """Local features of a photo, strongest first, keypoints in pixels of the original."""
-        features = self.model.detect(photo)
+        (features,) = self.run([self.prepare(photo)])
+        return features
+
+    def run(self, prepared: Sequence[Any]) -> list[LocalFeatures]:
+        """Local features of each photo."""
+        return [self._reduced(features) for features in self.model.run(prepared)]
+
+    def _reduced(self, features: LocalFeatures) -> LocalFeatures:
         projection = self.projection
         if projection is None or projection.projection is None:
             raise RuntimeError("the projection of the local descriptors is not learnt yet")
@@ -71,3 +90,25 @@ class ReducedLocal:
         centred = torch.from_numpy(features.descriptors - projection.mean)
         reduced = functional.normalize(centred @ torch.from_numpy(projection.projection), dim=1)
         return replace(features, descriptors=reduced.numpy())
+
+
+def published_projection(path: Path, dimension: int) -> Whitening | None:
+    """The projection that came with an attention: `pca.mean` [D] and `pca.projection` [D, d].
+
+    Args:
+        path: the weights file of the attention.
+        dimension: components that are left, the first.
+
+    Returns:
+        None if none came with it.
+
+    Raises:
+        WeightsError: it has not so many components.
+    """
+    state = load_state_dict(path)
+    if "pca.projection" not in state:
+        return None
+    mean, projection = state["pca.mean"], state["pca.projection"]
+    if dimension > projection.shape[1]:
+        raise WeightsError(f"the projection of {path} has {projection.shape[1]} components, not {dimension}")
+    return Whitening(mean.numpy(), np.ascontiguousarray(projection[:, :dimension].numpy()))

@@ -6,8 +6,9 @@ Lowe, "Distinctive image features from scale-invariant keypoints" (IJCV 2004); A
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import cv2
 import numpy as np
@@ -38,6 +39,18 @@ class RootSift:
         for decided_elsewhere in ("dimension", "whiten"):
             del parameters[decided_elsewhere]
         self.identity: dict[str, object] = {"detector": "opencv-sift", **parameters}
+
+    def to(self, device: str, dtype: str = "float32") -> Self:
+        """Nothing: there is no network, and SIFT runs on the processor."""
+        return self
+
+    def prepare(self, photo: Photo) -> LocalFeatures:
+        """The local features themselves: the processor makes them."""
+        return self.detect(photo)
+
+    def run(self, prepared: Sequence[LocalFeatures]) -> list[LocalFeatures]:
+        """The local features that were prepared."""
+        return list(prepared)
 
     def detect(self, photo: Photo) -> LocalFeatures:
         """Local features of a photo, strongest first, keypoints in pixels of the original.

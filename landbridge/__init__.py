@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from landbridge.datasets import load_dataset as load_dataset
     from landbridge.evaluation import Evaluation as Evaluation
     from landbridge.evaluation import evaluate as evaluate
-    from landbridge.index import Added as Added
     from landbridge.index import Index as Index
+    from landbridge.ingest import Added as Added
     from landbridge.recognition import Recognition as Recognition
     from landbridge.recognition import recognise as recognise
     from landbridge.report import write_report as write_report
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from landbridge.submission import write_submission as write_submission
 
 _HOMES = {
-    "Added": "landbridge.index",
+    "Added": "landbridge.ingest",
     "ConnectorError": "connector.errors",
     "Dataset": "landbridge.datasets",
     "Evaluation": "landbridge.evaluation",

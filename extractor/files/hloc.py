@@ -26,7 +26,7 @@ _NAMES = {
 
 
 class HlocFile:
-    """An `.h5` for reading; it is opened at first use and stays open."""
+    """An `.h5` for reading; it is opened at first use and stays open until `close`."""
 
     many = True
 
@@ -39,6 +39,12 @@ class HlocFile:
             return h5py.File(self.path, "r")
         except OSError as error:
             raise FeatureFileError(self.path, f"it cannot be read as HDF5 ({error})") from None
+
+    def close(self) -> None:
+        """Let go of the file; reading opens it again."""
+        file = self.__dict__.pop("_file", None)
+        if file is not None:
+            file.close()
 
     def names(self) -> Iterator[str]:
         """The photos' names: groups that hold keypoints or a global descriptor.

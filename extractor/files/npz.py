@@ -13,12 +13,15 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +54,11 @@ class NpzFile:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise FeatureFileError(self.path, "it is a single array, not an .npz")
         return file
+
+    def close(self) -> None:
+        """Let go of what is mapped; reading maps it again."""
+        for kept in ("_rows", "_bounds", "_columns"):
+            self.__dict__.pop(kept, None)
 
     def names(self) -> Iterator[str]:
         """The photos' names; the file's own, without suffix, where it holds one photo.
@@ -169,21 +177,24 @@ def write_many(path: Path, features: Iterable[StoredFeatures]) -> None:
     images: list[str] = []
     counts: list[int] = []
     layout: dict[str, tuple[np.dtype, tuple[int, ...]]] | None = None
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
-        spool = Path(folder)
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder,
+        ExitStack() as opened,
+    ):
+        spools: dict[str, BinaryIO] = {}
         for photo in features:
             arrays = {name: array if name in LOCAL else array[None] for name, array in _arrays(photo).items()}
             own = {name: (array.dtype, array.shape[1:]) for name, array in arrays.items()}
             if layout is None:
                 layout = own
+                spools = {name: opened.enter_context(Path(folder, name).open("w+b")) for name in own}
             elif own != layout:
                 raise ValueError(
                     f"{photo.image_id} has {_text(own)}, but {images[0]} has {_text(layout)}: "
                     "photos in one .npz must have the same"
                 )
             for name, array in arrays.items():
-                with (spool / name).open("ab") as file:
-                    array.tofile(file)
+                spools[name].write(np.ascontiguousarray(array).data)
             images.append(photo.image_id)
             counts.append(0 if photo.local is None else len(photo.local))
         with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
@@ -196,13 +207,10 @@ def write_many(path: Path, features: Iterable[StoredFeatures]) -> None:
                     "fortran_order": False,
                     "shape": (rows, *shape),
                 }
-                with (
-                    archive.open(f"{name}.npy", "w", force_zip64=True) as target,
-                    (spool / name).open("rb") as source,
-                ):
+                spools[name].seek(0)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as target:
                     np.lib.format.write_array_header_1_0(target, header)
-                    while block := source.read(_COPIED):
-                        target.write(block)
+                    shutil.copyfileobj(spools[name], target, _COPIED)
 
 
 def _arrays(features: StoredFeatures) -> dict[str, NDArray]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from extractor.files import delf, hloc, npz
+from extractor.files.atomic import write_atomically
 from extractor.files.stored_features import StoredFeatures
 
 ONE_FILE: dict[str, Callable[[Path, Iterable[StoredFeatures]], None]] = {
@@ -54,14 +54,14 @@ def write_features(path: Path | str, features: Iterable[StoredFeatures], kind: s
 
     if kind is None:
         write = ONE_FILE[path.suffix]
-        _whole(path, lambda part: write(part, counted()))
+        write_atomically(path, lambda part: write(part, counted()))
     else:
         for photo in counted():
             for suffix, put in _files(photo, kind).items():
                 target = path / f"{photo.image_id}{suffix}"
                 if not target.resolve().is_relative_to(path.resolve()):
                     raise ValueError(f"{photo.image_id} leads out of {path}: rename it")
-                _whole(target, put)
+                write_atomically(target, put)
     return count
 
 
@@ -78,13 +78,3 @@ def _files(photo: StoredFeatures, kind: str) -> dict[str, Callable[[Path], None]
     if not files:
         raise ValueError(f"{photo.image_id} has nothing to write to a file of kind {kind}")
     return files
-
-
-def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

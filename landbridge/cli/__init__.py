@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from landbridge.cli import demo, evaluate, extractors, graph, index, info, rank, search
+from landbridge.cli import (
+    demo,
+    evaluate,
+    extract,
+    extractors,
+    graph,
+    import_features,
+    index,
+    info,
+    rank,
+    search,
+    serve,
+    train,
+    weights,
+)
 from landbridge.cli.options import METHODS
 
 __all__ = ["METHODS", "app", "main"]
@@ -18,13 +32,18 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(index.index)
+app.command()(extract.extract)
+app.command("import")(import_features.import_features)
 app.command()(search.search)
 app.command()(rank.rank)
 app.command()(evaluate.evaluate)
 app.command()(info.info)
 app.command()(demo.demo)
 app.command()(extractors.extractors)
+app.command()(serve.serve)
+app.command()(train.train)
 app.add_typer(graph.app, name="graph")
+app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
-from landbridge.cli.console import out, print_json
+from landbridge.cli.console import errors, out, print_json
 from landbridge.cli.options import AsJson
 
+_RUNS = 3
 
-def extractors(as_json: AsJson = False) -> None:
+
+def extractors(
+    measure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PHOTO",
+            help="Time those whose weights are here on this photo, on one core.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the extractors: what they are, their dimensions, and whether their weights are here."""
     from extractor.registry import CARDS, DEFAULT
     from extractor.weights import WeightsError
@@ -44,6 +61,10 @@ def extractors(as_json: AsJson = False) -> None:
                 "weights": weights,
             }
         )
+    if measure is not None:
+        with errors():
+            for row in rows:
+                row["milliseconds"] = _milliseconds(row["name"], measure) if row["ready"] else None
     if as_json:
         print_json(rows)
         return
@@ -58,6 +79,9 @@ def _extractors(rows: list[dict[str, Any]]) -> Table:
     table.add_column("global", justify="right")
     table.add_column("local", justify="right")
     table.add_column("here")
+    measured = any("milliseconds" in row for row in rows)
+    if measured:
+        table.add_column("ms/photo", justify="right")
     for row in rows:
         sizes = (row["dimension"], row["local_dimension"])
         table.add_row(
@@ -65,9 +89,37 @@ def _extractors(rows: list[dict[str, Any]]) -> Table:
             escape(row["summary"]),
             *("any" if size is None else f"{size}-d" for size in sizes),
             "yes" if row["ready"] else "no",
+            *([_shown(row["milliseconds"])] if measured else []),
         )
-    table.caption = "* the default"
+    table.caption = "* the default" + ("" if measured else "; --measure PHOTO tells how fast they are here")
     return table
+
+
+def _shown(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.0f}"
+
+
+def _milliseconds(name: str, path: Path) -> float | None:
+    """Median time of extraction from a photo in memory; None where one photo is too little to learn from."""
+    from extractor.external import NAME as EXTERNAL
+    from extractor.photo import read_photo
+    from extractor.registry import create_extractor
+
+    if name == EXTERNAL:
+        return None
+    extractor = create_extractor(name)
+    try:
+        extractor.learn([path])
+    except ValueError:
+        return None
+    photo = read_photo(path, extractor.longest_side)
+    extractor.extract(photo, path.stem)
+    taken = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        extractor.extract(photo, path.stem)
+        taken.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(taken)
 
 
 def _weights(rows: list[dict[str, Any]]) -> Table:

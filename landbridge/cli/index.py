@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from landbridge.cli.console import errors, fail, out, print_failures, print_json, progress
-from landbridge.cli.options import Access, AsJson, CollectionName, Database, Token, Uri
+from landbridge.cli.options import Access, AsJson, CollectionName, Database, ExtractorUrl, Token, Uri
+
+if TYPE_CHECKING:
+    from landbridge.index import Index
+    from landbridge.ingest import Added
 
 
 def index(
@@ -33,6 +37,7 @@ def index(
             show_default="xfeat-lite2",
         ),
     ] = None,
+    extractor_url: ExtractorUrl = None,
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
     token: Token = "",
@@ -45,26 +50,31 @@ def index(
     on where it ended. Photos that cannot be read are listed and skipped; the exit code is 1 only when none
     could be added. A photo's id is its path below the folder, without suffix.
     """
-    with errors(), Access(uri, collection, token, db).open(dimension, extractor) as opened:
+    with errors(), Access(uri, collection, token, db).open(dimension, extractor, extractor_url) as opened:
         with progress() as report:
             added = opened.add(photos, report)
-        if as_json:
-            print_json(
-                {
-                    "added": len(added.added),
-                    "unchanged": added.unchanged,
-                    "failed": {str(path): reason for path, reason in added.failed.items()},
-                    "verified_pairs": added.verified,
-                    "photos": len(opened),
-                }
-            )
-        else:
-            out.print(
-                f"Photos: {len(added.added)} added, {added.unchanged} unchanged, {len(added.failed)} failed, "
-                f"{len(opened)} in {escape(uri)} ({escape(collection)}). Pairs verified: {added.verified}."
-            )
-        print_failures(added.failed, "photos could not be added")
-        if not added.added and not added.unchanged:
-            if not added.failed:
-                fail(f"{photos} holds no photos (JPEG, PNG, WebP, TIFF, BMP, GIF)")
-            raise typer.Exit(1)
+        print_added(added, opened, as_json)
+        if not (added.added or added.unchanged):
+            fail(f"{photos} holds no photos (JPEG, PNG, WebP, TIFF, BMP, GIF)")
+
+
+def print_added(added: Added, index: Index, as_json: bool) -> None:
+    """Say what was added to an index, and what could not be; the command ends here when that was all."""
+    if as_json:
+        print_json(
+            {
+                "added": len(added.added),
+                "unchanged": added.unchanged,
+                "failed": {str(path): reason for path, reason in added.failed.items()},
+                "verified_pairs": added.verified,
+                "photos": len(index),
+            }
+        )
+    else:
+        out.print(
+            f"Photos: {len(added.added)} added, {added.unchanged} unchanged, {len(added.failed)} failed, "
+            f"{len(index)} in {escape(index.uri)} ({escape(index.name)}). Pairs verified: {added.verified}."
+        )
+    print_failures(added.failed, "photos could not be added")
+    if added.failed and not added.added and not added.unchanged:
+        raise typer.Exit(1)

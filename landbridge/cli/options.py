@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from extractor.remote import RemoteExtractor
     from landbridge.index import Index
 
 METHODS = ("global", "aqe", "verify", "id-qe", "mmst-c")
@@ -42,6 +44,26 @@ Offline = Annotated[
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Also write a report to look at (HTML).", dir_okay=False)
 ]
+QueryFeatures = Annotated[
+    Path | None,
+    typer.Option(
+        "--features",
+        help="Feature files of the queries, for an index of imported features: they are taken from there, by "
+        "the queries' names.",
+        exists=True,
+        show_default=False,
+    ),
+]
+ExtractorUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--extractor-url",
+        envvar="LANDBRIDGE_EXTRACTOR_URL",
+        help="Extract photos by a service (`landbridge serve`) at this URL; its token, if it has one, in "
+        "LANDBRIDGE_EXTRACTOR_TOKEN.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -53,18 +75,34 @@ class Access:
     token: str
     db: str
 
-    def open(self, dimension: int | None = None, extractor: str | None = None) -> Index:
+    def open(
+        self,
+        dimension: int | None = None,
+        extractor: str | None = None,
+        extractor_url: str | None = None,
+    ) -> Index:
         """Open the index; dimension and extractor are those of a new collection."""
         from landbridge.index import Index
 
         return Index(
             self.uri,
             self.collection,
-            extractor=extractor,
+            extractor=_remote(extractor_url, extractor) if extractor_url else extractor,
             dimension=dimension,
             token=self.token,
             db_name=self.db,
         )
+
+
+def _remote(url: str, name: str | None) -> RemoteExtractor:
+    """The extractor of a service, which must be the one that was named, if one was."""
+    from extractor.registry import registered
+    from extractor.remote import TOKEN_VARIABLE, RemoteExtractor
+
+    remote = RemoteExtractor(url, os.environ.get(TOKEN_VARIABLE, ""))
+    if name is not None and registered(name) != remote.name:
+        raise ValueError(f"the service at {url} extracts by {remote.name}, not by {registered(name)}")
+    return remote
 
 
 def check_folder(path: Path | None) -> Path | None:

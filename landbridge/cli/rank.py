@@ -14,8 +14,10 @@ from landbridge.cli.options import (
     AsJson,
     CollectionName,
     Database,
+    ExtractorUrl,
     Method,
     Offline,
+    QueryFeatures,
     ReportFile,
     Token,
     Uri,
@@ -25,7 +27,11 @@ from landbridge.cli.options import (
 
 
 def rank(
-    queries: Annotated[Path, typer.Argument(help="A folder of query photos, or one photo.", exists=True)],
+    queries: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of query photos, or one photo.", exists=True, show_default=False),
+    ] = None,
+    features: QueryFeatures = None,
     out_file: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +62,7 @@ def rank(
     limit: Annotated[int, typer.Option(min=1, help="Longest list of a query.")] = 100,
     method: Method = "mmst-c",
     offline: Offline = False,
+    extractor_url: ExtractorUrl = None,
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
     token: Token = "",
@@ -67,6 +74,7 @@ def rank(
     A query that cannot be read gets an empty list in the submission, is named on stderr, and makes the
     exit code 1.
     """
+    from extractor.files import read_features
     from landbridge.photos import photos_in
     from landbridge.recognition import landmark_labels, recognise
     from landbridge.submission import write_recognition, write_submission
@@ -78,24 +86,34 @@ def rank(
         )
     if labels is not None and landmarks is None:
         raise typer.BadParameter("is for --landmarks: give that too", param_hint="--labels")
-    with errors(), Access(uri, collection, token, db).open() as opened:
-        named, failed = photos_in(queries)
-        if not named:
+    if queries is None and features is None:
+        raise typer.BadParameter("give a folder of photos, or --features of them", param_hint="QUERIES")
+    if queries is None and report is not None:
+        raise typer.BadParameter("shows the photos: give their folder too", param_hint="--report")
+    with errors(), Access(uri, collection, token, db).open(extractor_url=extractor_url) as opened:
+        named, failed = ({}, {}) if queries is None else photos_in(queries)
+        if queries is not None and not named:
             fail(f"{queries} holds no photos")
         labelled = {} if landmarks is None else landmark_labels(opened.library.ids, labels)
         with progress() as bars:
-            found, unread = opened.queries(named, progress=bars)
+            if features is None:
+                names = list(named)
+                found, unread = opened.queries(named, progress=bars)
+            else:
+                names = list(named or read_features(features))
+                found, unread = opened.stored_queries(features, named or None, progress=bars)
             retrieval = opened.retrieval(found, offline=offline, progress=bars)
             rankings = retrieval.rank(method, limit)
         failed |= unread
         answered = {ranking.query_id: ranking.image_ids for ranking in rankings}
         if out_file is not None:
-            write_submission(out_file, {query: answered.get(query, ()) for query in named}, limit)
+            write_submission(out_file, {query: answered.get(query, ()) for query in names}, limit)
         if landmarks is not None:
             recognised = {ranking.query_id: recognise(ranking, labelled) for ranking in rankings}
-            write_recognition(landmarks, {query: recognised.get(query) for query in named})
+            write_recognition(landmarks, {query: recognised.get(query) for query in names})
         if report is not None:
-            opened.write_report(report, retrieval, rankings, named, title=f"Queries of {queries.name}")
+            shown = "" if queries is None else queries.name
+            opened.write_report(report, retrieval, rankings, named, title=f"Queries of {shown}")
         if as_json:
             print_json(
                 {
@@ -104,7 +122,7 @@ def rank(
                 }
             )
         else:
-            out.print(f"{len(rankings)} of {len(named)} queries ranked over {len(opened)} photos.")
+            out.print(f"{len(rankings)} of {len(names)} queries ranked over {len(opened)} photos.")
             for written in (out_file, landmarks, report):
                 if written:
                     out.print(f"Wrote {escape(str(written))}.")

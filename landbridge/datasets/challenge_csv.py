@@ -20,12 +20,13 @@ def read_header(path: Path) -> list[str]:
         return [name.strip().lower() for name in next(csv.reader(file), [])]
 
 
-def read_challenge_csv(path: Path, columns: list[str]) -> Iterator[dict[str, str]]:
+def read_challenge_csv(path: Path, columns: list[str], key: str = "id") -> Iterator[dict[str, str]]:
     """Read rows that have an id.
 
     Args:
         path: the CSV; the first line names its columns, in any order, further columns are passed over.
-        columns: the columns to read, in lower case, `id` among them.
+        columns: the columns to read, in lower case, the key among them.
+        key: the column of the id, which no two rows share.
 
     Yields:
         Column -> text, without surrounding spaces. Empty lines are passed over.
@@ -52,10 +53,10 @@ def read_challenge_csv(path: Path, columns: list[str]) -> Iterator[dict[str, str
                     f"{path}, line {reader.line_num}: {len(fields)} fields for {len(header)} columns"
                 )
             row = dict(zip(header, (field.strip() for field in fields), strict=True))
-            if not row["id"] or row["id"] in seen:
+            if not row[key] or row[key] in seen:
                 raise ValueError(
                     f"{path}, line {reader.line_num}: "
-                    + (f"the id {row['id']} is there already" if row["id"] else "the id is empty")
+                    + (f"the {key} {row[key]} is there already" if row[key] else f"the {key} is empty")
                 )
-            seen.add(row["id"])
+            seen.add(row[key])
             yield {column: row[column] for column in columns}

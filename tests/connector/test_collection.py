@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from connector import collection as module
+from connector import rows as rows_module
 from connector import schema
 from connector.client import Client
-from connector.collection import Collection, Source
+from connector.collection import Collection, Record, Source
 from connector.errors import (
     CorruptPayloadError,
     DimensionMismatchError,
@@ -59,12 +59,12 @@ def put(collection: Collection, *images: ImageFeatures) -> None:
 
 def rows_of(collection: Collection, image_id: str) -> list[dict[str, Any]]:
     owner = schema.image_key(image_id)
-    rows = collection._query(collection._features, f'owner == "{owner}"', ["*"])
+    rows = collection._features.rows.query(f'owner == "{owner}"', ["*"])
     return sorted(rows, key=lambda row: row["chunk"])
 
 
 def rewrite(collection: Collection, *rows: dict[str, Any]) -> None:
-    collection._client.call("upsert", collection_name=collection._features.name, data=list(rows))
+    collection._client.call("upsert", collection_name=collection._features.rows.layout.name, data=list(rows))
 
 
 def test_a_hundred_photos_are_read_in_one_call(shared: Collection, photo: Photo, calls: list) -> None:
@@ -78,7 +78,7 @@ def test_a_hundred_photos_are_read_in_one_call(shared: Collection, photo: Photo,
 def test_writes_stay_below_the_limit_of_one_message(
     shared: Collection, photo: Photo, calls: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WRITE_BYTES", 200_000)
+    monkeypatch.setattr(rows_module, "_WRITE_BYTES", 200_000)
     images = [photo(f"large {i}", seed=i, keypoints=1500) for i in range(8)]
     calls.clear()
     shared.stage(images, [SOURCE] * 8)
@@ -127,7 +127,7 @@ def test_damage_is_found_and_named(shared: Collection, photo: Photo, damage: dic
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_missing_chunk_makes_an_image_absent(shared: Collection, photo: Photo, lost: int) -> None:
     put(shared, photo("half.jpg", keypoints=1000))
-    shared._delete(shared._features, [f"{schema.image_key('half.jpg')}:{lost}"])
+    shared._features.rows.delete([f"{schema.image_key('half.jpg')}:{lost}"])
     with pytest.raises(
         CorruptPayloadError, match=rf"'half\.jpg' is damaged \(chunk {lost + 1} of 2 is missing"
     ):
@@ -141,11 +141,12 @@ def test_a_blob_cut_short_is_none_and_a_damaged_one_an_error(shared: Collection)
     data = np.random.default_rng(0).bytes(120_000)
     shared.put_blob("whitening", data)
     key = schema.blob_key("whitening")
-    row = shared._query(shared._features, f'pk == "{key}:2"', ["*"])[0]
-    rewrite(shared, row | {"payload": "AAAA"})
+    row = shared._blobs.rows.query(f'pk == "{key}:2"', ["*"])[0]
+    damaged = row | {"payload": "AAAA"}
+    shared._client.call("upsert", collection_name=shared._blobs.rows.layout.name, data=[damaged])
     with pytest.raises(CorruptPayloadError, match="blob 'whitening' is damaged"):
         shared.get_blob("whitening")
-    shared._delete(shared._features, [row["pk"]])
+    shared._blobs.rows.delete([row["pk"]])
     assert shared.get_blob("whitening") is None
     shared.put_blob("whitening", data)
     assert shared.get_blob("whitening") == data
@@ -178,7 +179,7 @@ def test_longest_text_fits(shared: Collection, photo: Photo) -> None:
 def test_the_same_id_twice_in_a_batch(shared: Collection, photo: Photo, calls: list) -> None:
     with pytest.raises(InvalidInputError, match="'twin' comes twice"):
         shared.stage([photo("twin"), photo("twin", seed=1)], [SOURCE] * 2)
-    record = module.Record("twin", "p", 1, 1, 0, 1, 1, "0" * 32)
+    record = Record("twin", "p", 1, 1, 0, 1, 1, "0" * 32)
     with pytest.raises(InvalidInputError, match="'twin' comes twice"):
         shared.publish([record, record], np.eye(2, 16, dtype=np.float32))
     assert calls == []
@@ -192,7 +193,7 @@ def test_features_of_another_extractor(shared: Collection, photo: Photo, calls: 
 
 
 def test_embeddings_that_do_not_belong(shared: Collection, calls: list) -> None:
-    record = module.Record("odd", "p", 1, 1, 0, 1, 1, "0" * 32)
+    record = Record("odd", "p", 1, 1, 0, 1, 1, "0" * 32)
     for wrong in (np.full((1, 16), np.nan), np.ones((1, 16)), np.zeros((1, 16))):
         with pytest.raises(InvalidInputError, match="embedding of 'odd' is not a unit vector"):
             shared.publish([record], wrong.astype(np.float32))
@@ -214,8 +215,8 @@ def test_limits_that_milvus_does_not_give(shared: Collection, limit: int) -> Non
 
 def test_pages_part_the_keys_evenly(shared: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [schema.image_key(str(number)) for number in range(20_000)]
-    monkeypatch.setattr(Collection, "_count", lambda *_: len(keys))
-    pages = [re.fullmatch(r'pk >= "(\w+)" and pk < "(\w+)"', page) for page in shared._ranges(shared._images)]
+    monkeypatch.setattr(rows_module.Rows, "__len__", lambda _: len(keys))
+    pages = [re.fullmatch(r'pk >= "(\w+)" and pk < "(\w+)"', page) for page in shared._images.ranges()]
     sizes = [sum(low <= key < high for key in keys) for low, high in (page.groups() for page in pages)]
     assert len(sizes) == 11
     assert sum(sizes) == len(keys)
@@ -302,7 +303,7 @@ def test_a_client_of_the_caller_is_used_and_left_open(lite: Path, shared: Collec
 
 def test_index_of_another_metric(lite: Path) -> None:
     index = {"index_type": "FLAT", "metric_type": "L2", "params": {}}
-    with pytest.raises(InvalidInputError, match="metric_type must be COSINE or IP, is 'L2'"):
+    with pytest.raises(InvalidInputError, match="metric_type of FLAT must be COSINE or IP, is 'L2'"):
         Collection.create(lite, "l2", dimension=16, extractor="xfeat@1", index_params=index)
 
 

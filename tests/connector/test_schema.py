@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from connector import schema
 from connector.errors import InvalidInputError, SchemaMismatchError
+from connector.vector_index import EXACT
 
 
 def described(layout: schema.Layout, **properties: str) -> dict:
@@ -15,17 +16,27 @@ def described(layout: schema.Layout, **properties: str) -> dict:
     for field in layout.fields:
         params = {} if not field.size else {"dim" if field is layout.vector else "max_length": field.size}
         fields.append({"name": field.name, "type": field.type, "params": params})
-    own = schema.properties("xfeat@1", schema.EXACT_INDEX)
+    own = schema.properties("xfeat@1", EXACT)
     return {"collection_name": layout.name, "fields": fields, "properties": own | properties}
 
 
-LAYOUTS = [schema.images("n", 8, schema.EXACT_INDEX), schema.features("n")]
+LAYOUTS = [
+    schema.images("n", 8, EXACT),
+    schema.features("n"),
+    schema.blobs("n", tenants=True),
+]
 
 
 @given(st.text())
 def test_keys_can_stand_in_any_expression(text: str) -> None:
     assert re.fullmatch("[0-9a-f]{32}", schema.image_key(text))
     assert schema.image_key(text) != schema.blob_key(text)
+    assert re.fullmatch("[0-9a-f]{32}", schema.image_key(text, tenant=text))
+
+
+def test_the_photo_of_another_tenant_is_another_photo() -> None:
+    owners = ["", "a", "b", "a\0"]
+    assert len({schema.image_key(name, owner) for name in ("x", "ax") for owner in owners}) == 8
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
@@ -41,9 +52,13 @@ def test_a_collection_of_others_is_named() -> None:
         schema.check_owner(foreign)
 
 
-def test_another_version_is_named() -> None:
-    with pytest.raises(SchemaMismatchError, match="'n' has schema version 7, this Landbridge reads 1"):
-        schema.check_owner(described(LAYOUTS[0], **{schema.VERSION_PROPERTY: "7"}))
+@pytest.mark.parametrize(
+    ("version", "way_out"),
+    [("1", r"up to date with connector\.migration\.migrate"), ("7", "install the version that made it")],
+)
+def test_another_version_is_named(version: str, way_out: str) -> None:
+    with pytest.raises(SchemaMismatchError, match=f"'n' has schema version {version}.* reads 2: .*{way_out}"):
+        schema.check_owner(described(LAYOUTS[0], **{schema.VERSION_PROPERTY: version}))
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "type", "size"])

@@ -20,8 +20,9 @@ from extractor.weights import StoredWeights, WeightsError
 
 Texture = Callable[..., NDArray[np.uint8]]
 ONE_SCALE = DelfConfiguration(
-    LiteBackboneConfiguration(2), "stage4", longest_side=512, scales=(1.0,), dimension=None
+    LiteBackboneConfiguration(2), ("stage4",), longest_side=512, scales=(1.0,), dimension=None
 )
+TAPS = ("stage4", "stage5")
 
 
 def as_photo(pixels: NDArray[np.uint8]) -> Photo:
@@ -55,6 +56,29 @@ def test_features_are_the_cells_of_the_map(model: Delf, texture: Texture) -> Non
     assert (np.diff(columns)[:-1] == 16).all()
 
 
+def test_features_of_two_taps_are_joined_and_their_norms_multiplied(texture: Texture) -> None:
+    found = Delf(replace(ONE_SCALE, taps=("stage4", "stage5"))).detect(as_photo(texture(160, 240)))
+    alone = [Delf(replace(ONE_SCALE, taps=(tap,))).detect(as_photo(texture(160, 240))) for tap in TAPS]
+
+    def by_place(features: LocalFeatures, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values[np.lexsort(features.keypoints.T)]
+
+    scores = [by_place(features, features.scores) for features in alone]
+    joined = [by_place(features, features.descriptors) for features in alone]
+    np.testing.assert_allclose(by_place(found, found.scores), scores[0] * scores[1], rtol=1e-4)
+    expected = np.concatenate(joined, axis=1) / np.sqrt(2)
+    np.testing.assert_allclose(by_place(found, found.descriptors), expected, atol=1e-4)
+
+
+def test_taps_of_different_strides_and_attention_over_two_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"stage3, stage4 differ in stride: \[8, 16\]"):
+        Delf(replace(ONE_SCALE, taps=("stage3", "stage4")))
+    with pytest.raises(ValueError, match="one with attention"):
+        replace(ONE_SCALE, taps=("stage4", "stage5"), attention=StoredWeights("delf.pt", "MIT"))
+    with pytest.raises(ValueError, match="one or more"):
+        replace(ONE_SCALE, taps=())
+
+
 @pytest.mark.parametrize("shift", [(16, 32), (48, 0)])
 def test_keypoints_move_with_the_pattern(model: Delf, texture: Texture, shift: tuple[int, int]) -> None:
     """A patch on plain ground is found at its place again, to the pixel, when it moves by whole cells."""
@@ -78,7 +102,7 @@ def test_the_response_is_where_the_pattern_is() -> None:
 
     The learned kernels lean to one side, so they are made symmetric first.
     """
-    model = Delf(replace(ONE_SCALE, tap="stage2", max_features=10**6))
+    model = Delf(replace(ONE_SCALE, taps=("stage2",), max_features=10**6))
     for module in model.backbone.network.modules():
         if isinstance(module, torch.nn.Conv2d):
             weight = module.weight.data
@@ -180,4 +204,4 @@ def test_wrong_configurations() -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             DelfConfiguration(**wrong)
     with pytest.raises(ValueError, match="tap must be one of stage1"):
-        Delf(replace(ONE_SCALE, tap="block3"))
+        Delf(replace(ONE_SCALE, taps=("block3",)))

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -358,6 +360,30 @@ def test_reading_takes_the_memory_of_one_photo(tmp_path):
     assert (tmp_path / "many.npz").stat().st_size > 60 * one
     assert written < 12 * one + (1 << 24)
     assert peak < 12 * one
+
+
+def open_files(suffix):
+    """How many feature files of this test are open, or mapped."""
+    if suffix == ".h5":
+        return h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+    maps = Path("/proc/self/maps").read_text().split()
+    return len({word for word in maps if "shard-" in word})
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="mapped files are counted by Linux's /proc")
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_only_a_few_of_many_files_are_open(tmp_path, suffix):
+    wanted = [photo(f"{i:02}") for i in range(40)]
+    for one in wanted:
+        write_features(tmp_path / f"shard-{one.image_id}{suffix}", [one])
+    before = open_files(suffix)
+    found = read_features(tmp_path)
+    assert open_files(suffix) == before
+    with ThreadPoolExecutor(4) as pool:
+        for one, read in zip(wanted, pool.map(found.__getitem__, found), strict=True):
+            assert_same(read, one)
+    assert before < open_files(suffix) <= before + 16
+    assert_same(found["00"], wanted[0])
 
 
 def test_reading_needs_no_torch():

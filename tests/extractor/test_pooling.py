@@ -68,7 +68,7 @@ def test_regions_lie_inside_maps_of_any_shape(shape: tuple[int, int]) -> None:
 
 def test_regional_maxima_by_brute_force() -> None:
     features = torch.rand(1, 4, 5, 8, generator=torch.Generator().manual_seed(0))
-    pooled = regional_mac(features, 3)
+    pooled = regional_mac(features, 3)[0]
     found = [(0, 0, 5, 8)] + [(r, c, s, s) for r, c, s in regions(5, 8, 3)]
     assert pooled.shape == (len(found), 4)
     for vector, (row, column, height, width) in zip(pooled, found, strict=True):

@@ -49,6 +49,12 @@ class Deployment:
 
 
 @pytest.fixture(scope="session")
+def standalone_class() -> Any:
+    """For tests that start a server of their own settings."""
+    return milvus_standalone.Standalone
+
+
+@pytest.fixture(scope="session")
 def standalone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if reason := milvus_standalone.Standalone.unavailable():
         pytest.skip(reason)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import importlib.util
+import json
 import lzma
 import os
 import shutil
@@ -24,14 +25,14 @@ TOKEN = "root:Milvus"
 
 
 class Standalone:
-    """A server with its data in `folder`, started at construction.
+    """A server with its data in `folder`, started at construction; `settings` are those of its configuration.
 
     Attributes:
         uri: where clients of this machine reach it; stays the same over `kill` and `start`.
     """
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
-        self.folder, self.binaries = folder, binaries
+    def __init__(self, folder: Path, binaries: Path, **settings: str | int) -> None:
+        self.folder, self.binaries, self.settings = folder, binaries, settings
         self._port = 0
         self.start()
 
@@ -67,6 +68,7 @@ class Standalone:
                     self.folder,
                     self.binaries,
                     str(listener.fileno()),
+                    json.dumps(self.settings),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -81,7 +83,7 @@ class Standalone:
 
 def _namespaces() -> list[str]:
     as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    return ["unshare", *as_root, "--net", "--pid", "--fork", "--kill-child"]
+    return ["unshare", *as_root, "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 def _raise_loopback() -> None:
@@ -123,7 +125,9 @@ async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     await asyncio.gather(pump(reader, server_writer), pump(server_reader, writer))
 
 
-async def _serve(folder: Path, binaries: Path, listener: socket.socket) -> None:
+async def _serve(
+    folder: Path, binaries: Path, listener: socket.socket, settings: dict[str, str | int]
+) -> None:
     from milvus import MilvusServerConfig
 
     _raise_loopback()
@@ -132,6 +136,8 @@ async def _serve(folder: Path, binaries: Path, listener: socket.socket) -> None:
     config.set("log.level", "warn")
     config.set("authorization_enabled", True)
     config.set("common.session.ttl", 5)  # after a kill, serve again in seconds
+    for name, value in settings.items():
+        config.set(name, value)
     config.resolve()
     with (folder / "server.log").open("ab") as log:
         server = await asyncio.create_subprocess_exec(
@@ -157,4 +163,5 @@ async def _serve(folder: Path, binaries: Path, listener: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), Path(sys.argv[2]), socket.socket(fileno=int(sys.argv[3]))))
+    handed = socket.socket(fileno=int(sys.argv[3]))
+    asyncio.run(_serve(Path(sys.argv[1]), Path(sys.argv[2]), handed, json.loads(sys.argv[4])))

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from connector import collection as module
-from connector import schema
+from connector import payload_store, rows, schema, search
 from connector.client import Client
-from connector.collection import Collection, Source
+from connector.collection import Collection, Record, Source
 from connector.errors import (
     CollectionMissingError,
     DimensionMismatchError,
@@ -30,7 +29,7 @@ def sources(count: int) -> list[Source]:
     return [Source(f"photos/{i}.jpg", 1000 + i, 10**18 + i) for i in range(count)]
 
 
-def put(collection: Collection, *images: ImageFeatures) -> list[module.Record]:
+def put(collection: Collection, *images: ImageFeatures) -> list[Record]:
     records = collection.stage(images, sources(len(images)))
     collection.publish(records, np.stack([image.global_descriptor for image in images]))
     return records
@@ -108,11 +107,9 @@ def test_a_changed_photo_replaces_the_old_one_at_once(collection: Collection, ph
 
 
 def _chunks(collection: Collection, image_id: str) -> list[int]:
-    rows = collection._query(
-        collection._features, f'owner == "{schema.image_key(image_id)}"', ["chunk", "chunks"]
-    )
-    assert all(row["chunks"] == len(rows) for row in rows)
-    return sorted(row["chunk"] for row in rows)
+    found = collection._features.rows.query(f'owner == "{schema.image_key(image_id)}"', ["chunk", "chunks"])
+    assert all(row["chunks"] == len(found) for row in found)
+    return sorted(row["chunk"] for row in found)
 
 
 def test_a_file_that_was_only_touched_needs_no_new_features(collection: Collection, photo: Photo) -> None:
@@ -140,7 +137,7 @@ def test_a_replacement_cut_short_is_seen_and_done_again(
         return call(self, operation, **arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_WRITE_BYTES", 1)  # so that every row is a call
+        patched.setattr(rows, "_WRITE_BYTES", 1)  # so that every row is a call
         patched.setattr(Client, "call", dying)
         with pytest.raises(KeyboardInterrupt):
             put(collection, new)
@@ -156,9 +153,9 @@ def test_a_replacement_cut_short_is_seen_and_done_again(
 def test_many_photos_are_listed_whatever_the_size_of_a_page(
     collection: Collection, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ROWS_PER_SCAN", 5)
-    monkeypatch.setattr(module, "_KEYS_PER_READ", 7)
-    monkeypatch.setattr(module, "_IMAGES_PER_READ", 3)
+    monkeypatch.setattr(rows, "_ROWS_PER_SCAN", 5)
+    monkeypatch.setattr(rows, "KEYS_PER_READ", 7)
+    monkeypatch.setattr(payload_store, "_IMAGES_PER_READ", 3)
     images = [photo(f"page {i}", seed=100 + i) for i in range(60)]
     records = put(collection, *images[:40])
     staged = collection.stage(images[40:], sources(20))
@@ -180,7 +177,7 @@ def test_many_photos_are_listed_whatever_the_size_of_a_page(
 def test_search_ranks_filters_and_pages_queries(
     collection: Collection, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_QUERIES_PER_SEARCH", 2)
+    monkeypatch.setattr(search, "_QUERIES_PER_SEARCH", 2)
     images = [photo(f"search {i}", seed=200 + i, keypoints=i) for i in range(10)]
     twin = ImageFeatures(**{**vars(images[3]), "image_id": "search 3 twin"})
     put(collection, *images, twin)
@@ -272,7 +269,7 @@ def test_info(deployment, collection: Collection) -> None:
         "uri": deployment.uri,
         "backend": "milvus-lite" if deployment.lite else "milvus",
         "server_version": "",
-        "schema_version": "1",
+        "schema_version": schema.VERSION,
         "extractor": "xfeat@1",
         "dimension": 16,
         "index": "FLAT",

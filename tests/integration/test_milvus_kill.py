@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from connector import collection as module
+from connector import rows as rows_module
 from connector.client import Client
 from connector.collection import Collection, Source
 from extractor.features import ImageFeatures, LocalFeatures
@@ -73,9 +73,9 @@ def run(uri: str, token: str, edition: int, *death: object) -> subprocess.Comple
 
 def rows(collection: Collection) -> list[dict[str, Any]]:
     found = []
-    for layout in (collection._images, collection._features):
-        for bounds in collection._ranges(layout):
-            found += (dict(row) for row in collection._query(layout, bounds, ["*"]))
+    for part in (collection._images, collection._features.rows, collection._blobs.rows):
+        for bounds in part.ranges():
+            found += (dict(row) for row in part.query(bounds, ["*"]))
     return sorted(found, key=lambda row: row["pk"])
 
 
@@ -129,7 +129,7 @@ def _die(calls: int, delay: float) -> None:
 
 
 if __name__ == "__main__":
-    module._WRITE_BYTES = 100_000  # an image's chunks and a batch's rows go in several calls
+    rows_module._WRITE_BYTES = 100_000  # an image's chunks and a batch's rows go in several calls
     if len(sys.argv) > 4:
         _die(int(sys.argv[4]), float(sys.argv[5]))
     print(index(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from connector.errors import FingerprintMismatchError
 from extractor.configuration import GlobalLocalConfiguration, LiteGlobalConfiguration, RootSiftConfiguration
 from extractor.extractor import GlobalLocalExtractor
-from extractor.registry import CARDS
+from extractor.registry import CARDS, create_extractor
 from landbridge import Index
 from landbridge.cli import app
 
@@ -74,6 +74,21 @@ def test_stopped_before_what_was_learnt_is_stored(small, photos, tmp_path, monke
         assert len(index.add(photos).added) == 3
         assert index.extractor.fingerprint == index.collection.extractor
     assert small[0] == small[1]
+
+
+def test_what_a_ready_extractor_learnt_is_kept_too(small, photos, tmp_path):
+    with Index(tmp_path / "a.db", extractor=create_extractor("sift", local_max_features=50)) as index:
+        index.add(photos)
+        first = index.search(photos / "a.png")
+        assert index.collection.extractor == index.extractor.fingerprint
+    with Index(tmp_path / "a.db", extractor=create_extractor("sift", local_max_features=50)) as index:
+        assert index.search(photos / "a.png") == first
+    assert len(small) == 1
+    with (
+        Index(tmp_path / "a.db", extractor=create_extractor("sift", local_max_features=49)) as index,
+        pytest.raises(FingerprintMismatchError, match=r"was learnt by sift-.*, this is sift-"),
+    ):
+        index.search(photos / "a.png")
 
 
 def test_another_extractor_is_refused(small, photos, tmp_path):

@@ -62,7 +62,7 @@ class TestAdd:
 
     def test_a_second_run_does_nothing(self, toy_photos, toy_index, tmp_path, verified, monkeypatch):
         toy_index.close()
-        monkeypatch.setattr("landbridge.index.create_extractor", None)
+        monkeypatch.setattr("landbridge.collection_extractor.create_extractor", None)
         with Index(tmp_path / "toy.db") as index:
             before = content(index)
             again = index.add(toy_photos)
@@ -98,7 +98,7 @@ class TestAdd:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, Index(tmp_path / "new.db") as index:
-            patch.setattr("landbridge.index.Whitening.fit", stop)
+            patch.setattr("landbridge.ingest.Whitening.fit", stop)
             with pytest.raises(KeyboardInterrupt):
                 index.add(toy_photos)
             assert (len(index.extractor.extracted), len(index)) == (8, 0)
@@ -342,6 +342,26 @@ class TestOpening:
             for use in (index.add, index.search):
                 with pytest.raises(FingerprintMismatchError, match="was made by toy-1, this is toy-2"):
                     use(toy_photos / "new.png")
+
+    def test_an_extractor_that_is_ready(self, toy, toy_photos, tmp_path):
+        ready = toy.ToyExtractor()
+        ready.fingerprint = "mine-1"
+        with Index(tmp_path / "mine.db", extractor=ready) as index:
+            assert len(index.add(toy_photos).added) == 8
+            assert index.extractor is ready
+            assert index.collection.extractor == "mine-1"
+            found = index.search(toy_photos / "castle/0.png")
+        assert len(ready.extracted) == 9
+        with Index(tmp_path / "mine.db", extractor=ready) as index:
+            assert index.search(toy_photos / "castle/0.png") == found
+        # One of another fingerprint is refused when the index is opened, and leaves it unlocked.
+        with pytest.raises(FingerprintMismatchError, match="was made by mine-1, this is toy-1"):
+            Index(tmp_path / "mine.db", extractor=toy.ToyExtractor())
+        with (
+            Index(tmp_path / "mine.db") as index,
+            pytest.raises(FingerprintMismatchError, match="was made by mine-1, this is toy-1"),
+        ):
+            index.search(toy_photos / "castle/0.png")
 
     def test_a_moved_index(self, toy_photos, toy_index, tmp_path):
         ranking = toy_index.search(toy_photos / "castle/0.png")

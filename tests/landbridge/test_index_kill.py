@@ -1,4 +1,4 @@
-"""`landbridge index` is killed with SIGKILL at seeded moments, and must end as if it had not been.
+"""`landbridge index` and `import` are killed with SIGKILL at seeded moments, and end as if they had not been.
 
 Run as a script, this file is the process that is killed: the command, with the toy extractor.
 """
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from connector.collection import Collection
+from extractor.files import StoredFeatures, write_features
+from extractor.photo import read_photo
 from landbridge import Index
-from landbridge import index as module
+from landbridge import ingest as module
 from landbridge.cli import main
 from ranking import match_store
 from ranking.match_store import MatchStore
@@ -35,8 +37,10 @@ STEPS = {
 """Everything that writes; a kill falls before or after one of these."""
 
 
-def run(folder: Path, uri: str, moment: str = "never", nth: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, __file__, moment, str(nth), "index", "photos", "--uri", uri, "--json"]
+def run(
+    folder: Path, uri: str, moment: str = "never", nth: int = 0, what: tuple[str, str] = ("index", "photos")
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, __file__, moment, str(nth), *what, "--uri", uri, "--json"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
@@ -89,6 +93,32 @@ def test_killed_at_any_moment(toy, tmp_path):
     assert content(tmp_path / "killed.db") == content(tmp_path / "whole.db")
     with Index(tmp_path / "killed.db") as index:
         again = index.add(tmp_path / "photos")
+    assert (again.added, again.unchanged, again.verified) == ([], PHOTOS, 0)
+
+
+def test_killed_while_features_are_imported(toy, tmp_path):
+    stored = []
+    for number in range(PHOTOS):
+        motifs = range(3 * (number % 6), 3 * (number % 6) + 4)
+        photo = read_photo(toy.write_photo(tmp_path / f"photos/{number}.png", motifs, number))
+        made = toy.ToyExtractor().extract(photo, str(number))
+        stored.append(StoredFeatures(str(number), made.local, made.global_descriptor, made.size))
+    write_features(tmp_path / "features.h5", stored)
+    what = ("import", "features.h5")
+    whole = run(tmp_path, "whole.db", what=what)
+    assert whole.returncode == 0, whole.stderr
+    seeded = random.Random(2018)
+    for moment, nth in [
+        ("after stage", seeded.randrange(1, 4)),
+        (f"{seeded.choice(['before', 'after'])} publish", 2),
+    ]:
+        process = run(tmp_path, "killed.db", moment, nth, what)
+        assert process.returncode == -signal.SIGKILL, (moment, nth, process.stderr)
+    final = run(tmp_path, "killed.db", what=what)
+    assert (final.returncode, json.loads(final.stdout)["photos"]) == (0, PHOTOS), final.stderr
+    assert content(tmp_path / "killed.db") == content(tmp_path / "whole.db")
+    with Index(tmp_path / "killed.db") as index:
+        again = index.add_features(tmp_path / "features.h5")
     assert (again.added, again.unchanged, again.verified) == ([], PHOTOS, 0)
 
 

@@ -1,0 +1,196 @@
+"""`landbridge weights`: which published weights are known, and turning them into files of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from landbridge.cli.console import errors, out, print_json
+from landbridge.cli.options import AsJson
+
+app = typer.Typer(
+    help="Published weights: which are known, and turning them into files of ours.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="What was downloaded: an archive, what it unpacks to, or a checkpoint (.pt, .pth, .index)."
+        ),
+    ],
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The weights file.", show_default="where the extractor looks for it", dir_okay=False
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a weights file of other content.")] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Do not compare the SHA-256 with what is known of it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn published weights into a weights file that extractors read."""
+    from extractor.conversion.convert import convert as converted
+    from extractor.weights import weights_digest
+
+    with errors():
+        done = converted(source, target, overwrite=overwrite, checked=not unchecked)
+        names = _extractors().get(done.path.name, [])
+        facts = {
+            "file": str(done.path),
+            "written": done.written,
+            "digest": weights_digest(done.path),
+            "source": done.known.name if done.known else None,
+            "parameters": done.parameters,
+            "metadata": done.metadata,
+            "extractors": names,
+        }
+    if as_json:
+        print_json(facts)
+        return
+    out.print(f"{'wrote' if done.written else 'unchanged:'} {escape(str(done.path))}", soft_wrap=True)
+    table = Table(show_header=False, box=None)
+    for part, count in done.parameters.items():
+        table.add_row(part, f"{count:,} numbers")
+    for name, value in done.metadata.items():
+        table.add_row(name.replace("_", " "), escape(str(value)))
+    out.print(table)
+    if names:
+        out.print(f"for --extractor {' or '.join(names)}")
+
+
+@app.command("list")
+def list_weights(as_json: AsJson = False) -> None:
+    """List published weights that can be converted, and the weights files that are here."""
+    from extractor.weights import weights_folder
+
+    with errors():
+        folder, published, files = weights_folder(), _published(), _files()
+    if as_json:
+        print_json({"folder": str(folder), "published": published, "files": files})
+        return
+    out.print(_published_table(published))
+    for row in published:
+        out.print(f"{row['file']:<40} {row['address']}", soft_wrap=True)
+    out.print(_files_table(files, folder))
+
+
+def _extractors() -> dict[str, list[str]]:
+    """Names of the extractors that read each weights file."""
+    from extractor.registry import CARDS
+    from extractor.weights import StoredWeights
+
+    found: dict[str, list[str]] = {}
+    for name, card in CARDS.items():
+        for needed in card.configuration.weights():
+            if isinstance(needed, StoredWeights):
+                found.setdefault(needed.file, []).append(name)
+    return found
+
+
+def _published() -> list[dict[str, Any]]:
+    from extractor.conversion.published import PUBLISHED
+    from extractor.weights import weights_folder
+
+    extractors = _extractors()
+    return [
+        {
+            "file": one.file,
+            "what": one.what,
+            "address": one.address,
+            "licence": one.licence,
+            "bytes": None,
+            "sha256_begins": one.sha256,
+            "makes": one.makes,
+            "extractors": extractors.get(one.makes, []),
+            "downloaded": next(
+                (
+                    str(path)
+                    for folder in (Path(), weights_folder())
+                    for path in (folder / one.file, folder / one.name)
+                    if path.exists()
+                ),
+                None,
+            ),
+            "converted": _source(weights_folder() / one.makes) == one.name,
+        }
+        for one in PUBLISHED
+    ]
+
+
+def _files() -> list[dict[str, Any]]:
+    """The weights files that are here, and those that extractors look for."""
+    from extractor.weights import weights_digest, weights_folder
+
+    extractors = _extractors()
+    here = {path.name for path in weights_folder().glob("*.pt")}
+    return [
+        {
+            "file": name,
+            "here": name in here,
+            "bytes": (weights_folder() / name).stat().st_size if name in here else None,
+            "digest": weights_digest(weights_folder() / name) if name in here else None,
+            "source": _source(weights_folder() / name),
+            "extractors": extractors.get(name, []),
+        }
+        for name in sorted(here | extractors.keys())
+    ]
+
+
+def _source(path: Path) -> str | None:
+    """Which published weights a weights file was made from; None if it is not here, or says nothing."""
+    from extractor.weights import WeightsError, load_metadata
+
+    try:
+        return load_metadata(path).get("source") if path.is_file() else None
+    except WeightsError:
+        return None
+
+
+def _published_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Published weights", title_justify="left")
+    for column in ("file", "what it is", "licence", "SHA-256", "becomes", "for"):
+        table.add_column(column, overflow="fold")
+    table.add_column("here")
+    for row in rows:
+        state = "converted" if row["converted"] else "downloaded" if row["downloaded"] else "no"
+        table.add_row(
+            escape(row["file"]),
+            escape(row["what"]),
+            escape(row["licence"]),
+            f"{row['sha256_begins']}…" if row["sha256_begins"] else "unknown",
+            escape(row["makes"]),
+            ", ".join(row["extractors"]) or "none",
+            state,
+        )
+    table.caption = "landbridge weights convert FILE, without unpacking it; sizes are unknown"
+    return table
+
+
+def _files_table(rows: list[dict[str, Any]], folder: Path) -> Table:
+    table = Table(title=f"Weights files in {escape(str(folder))}", title_justify="left")
+    for column in ("file", "for", "converted from"):
+        table.add_column(column, overflow="fold")
+    table.add_column("megabytes", justify="right")
+    table.add_column("digest")
+    table.add_column("here")
+    for row in rows:
+        table.add_row(
+            escape(row["file"]),
+            ", ".join(row["extractors"]) or "none",
+            escape(row["source"] or ""),
+            f"{row['bytes'] / 1e6:.1f}" if row["here"] else "",
+            row["digest"] or "",
+            "yes" if row["here"] else "no",
+        )
+    return table
