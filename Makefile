@@ -3,7 +3,7 @@ BIN := .venv/bin
 PHOTOS ?=
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast test-tensorflow lint clean
 
 # The virtual environment is complete when its stamp is newer than what it was made from.
 .venv/installed: pyproject.toml constraints.txt
@@ -22,6 +22,15 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# TensorFlow's requirements clash with ours. TF-Slim needs a version of Keras that came with TensorFlow 2.12 last.
+.venv-tensorflow/installed: Makefile
+	test -x .venv-tensorflow/bin/python || $(PYTHON) -m venv .venv-tensorflow
+	.venv-tensorflow/bin/pip install --disable-pip-version-check -q tensorflow-cpu==2.12.1 tf-slim==1.1.0
+	touch $@
+
+test-tensorflow: .venv/installed .venv-tensorflow/installed
+	LANDBRIDGE_TENSORFLOW=.venv-tensorflow/bin/python $(BIN)/python -m pytest tests/tensorflow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

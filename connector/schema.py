@@ -186,7 +186,7 @@ def check_owner(described: Mapping[str, Any]) -> None:
         )
     if version != VERSION:
         way_out = (
-            "bring it up to date with connector.migration.migrate"
+            "bring it up to date (landbridge migrate, or connector.migration.migrate)"
             if version.isdecimal() and int(version) < int(VERSION)
             else "install the version that made it"
         )

@@ -199,9 +199,9 @@ def stored_resnet(path: Path) -> tuple[ResNet, Mapping[str, Any]]:
     }
     try:
         stem, width = len(state["bn1.weight"]), len(state["layer1.0.bn1.weight"])
-        network = ResNet(_blocks(state), STYLES[told["style"]], stem, width, told["epsilon"]).eval()
+        network = ResNet(_blocks(state), STYLES[told["style"]], stem, width, float(told["epsilon"])).eval()
         network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{path} does not hold a ResNet: {error}") from error
     return network, told
 

@@ -60,7 +60,7 @@ def convert(
     Args:
         source: an archive as it was downloaded, the folder it unpacks to, or a checkpoint of PyTorch.
         target: the weights file; None for the one that extractors look for, in the folder of weights files.
-        overwrite: replace a weights file of other content.
+        overwrite: write over a weights file of other content.
         checked: compare the SHA-256 with what is known of it.
 
     Raises:
@@ -89,7 +89,7 @@ def convert(
     written = not target.exists() or target.read_bytes() != content
     if written and target.exists() and not overwrite:
         raise WeightsError(
-            f"{target} is there already, with other weights: --overwrite replaces them, --out names another"
+            f"{target} is there already, with other weights: --replace writes over them, --out names another"
         )
     if written:
         write_atomically(target, lambda part: part.write_bytes(content))

@@ -13,6 +13,7 @@ from landbridge.cli import (
     import_features,
     index,
     info,
+    migrate,
     rank,
     search,
     serve,
@@ -38,6 +39,7 @@ app.command()(search.search)
 app.command()(rank.rank)
 app.command()(evaluate.evaluate)
 app.command()(info.info)
+app.command()(migrate.migrate)
 app.command()(demo.demo)
 app.command()(extractors.extractors)
 app.command()(serve.serve)

@@ -33,7 +33,9 @@ def convert(
             "--out", help="The weights file.", show_default="where the extractor looks for it", dir_okay=False
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a weights file of other content.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over a weights file of other content.")
+    ] = False,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Do not compare the SHA-256 with what is known of it.")
     ] = False,
@@ -44,7 +46,7 @@ def convert(
     from extractor.weights import weights_digest
 
     with errors():
-        done = converted(source, target, overwrite=overwrite, checked=not unchecked)
+        done = converted(source, target, overwrite=replace, checked=not unchecked)
         names = _extractors().get(done.path.name, [])
         facts = {
             "file": str(done.path),

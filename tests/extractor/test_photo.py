@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extractor import photo as photo_module
-from extractor.photo import Photo, PhotoError, find_photos, read_photo
+from extractor.photo import (
+    Photo,
+    PhotoError,
+    PhotoTooLargeError,
+    decode_photo,
+    find_photos,
+    photo_bytes,
+    read_photo,
+)
 
 # EXIF 2.32, tag 274: the side of the upright picture on which the file's row 0 and column 0 lie.
 ROW_AND_COLUMN_ZERO = {
@@ -223,6 +231,28 @@ def test_photo_refuses_other_pixels() -> None:
     for pixels in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
             Photo(pixels, (4, 4))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_photos_from_bytes_are_as_from_files(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    Image.fromarray(as_stored(four_corners(400, 600), 6)).save(path, kind, exif=exif(6))
+    for longest_side in (None, 90):
+        one, other = decode_photo(photo_bytes(path), "a", longest_side), read_photo(path, longest_side)
+        assert one.size == other.size == (600, 400)
+        assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_photos_from_bytes_may_be_limited(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (60, 40)).save(path)
+    assert decode_photo(photo_bytes(path), "a", max_pixels=2400).size == (60, 40)
+    with pytest.raises(PhotoTooLargeError, match=r"^a: 60 x 40 is more than 0.0024 megapixels$"):
+        decode_photo(photo_bytes(path), "a", max_pixels=2399)
+    with pytest.raises(PhotoError, match=r"^a: the file is empty$"):
+        decode_photo(b"", "a")
+    with pytest.raises(PhotoError, match="no such file"):
+        photo_bytes(tmp_path / "b.png")
 
 
 def failure(path: Path) -> str:

@@ -13,8 +13,10 @@ from extractor.weights import (
     PackagedWeights,
     StoredWeights,
     WeightsError,
+    load_metadata,
     load_state_dict,
     network_digest,
+    packed_weights,
     part_of,
     weights_digest,
     weights_folder,
@@ -54,8 +56,17 @@ def test_the_folder_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert weights_folder().parts[-2:] == ("landbridge", "weights")
     monkeypatch.setenv("LANDBRIDGE_WEIGHTS", str(tmp_path))
     stored = StoredWeights("w.pt", "MIT")
-    with pytest.raises(WeightsError, match=rf"there are no weights {tmp_path}/w\.pt: convert the published"):
+    with pytest.raises(
+        WeightsError, match=rf"there are no weights {tmp_path}/w\.pt: put it there; landbridge"
+    ):
         stored.path()
+    known = StoredWeights("w.pt", "MIT", "net.pth", "delf --backbone resnet50")
+    assert known.origin == (
+        "w.pt: landbridge weights convert net.pth or landbridge train delf --backbone resnet50"
+    )
+    assert StoredWeights("w.pt", "MIT", trained="delg").origin == "w.pt: landbridge train delg"
+    with pytest.raises(WeightsError, match=r"w\.pt: landbridge weights convert net\.pth or landbridge train"):
+        known.path()
     (tmp_path / "w.pt").write_bytes(b"")
     assert stored.path() == tmp_path / "w.pt"
     assert StoredWeights(str(tmp_path / "w.pt"), "MIT").path() == tmp_path / "w.pt"
@@ -80,6 +91,23 @@ def test_parts_of_a_file(tmp_path: Path) -> None:
     assert module.weight.tolist() == [[1, 1]]
     with pytest.raises(WeightsError, match=r"w\.pt does not hold the ab of this model"):
         part_of(path, "ab", module)
+
+
+def test_what_a_file_says_besides_its_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    state = {"b.weight": torch.arange(12.0).view(3, 4).T, "a.weight": torch.ones(2)}
+    told = {"style": "slim", "input": [1.0, [128.0, 128.0]], "power": None}
+    path.write_bytes(packed_weights(state, told))
+    assert load_metadata(path) == told
+    assert load_state_dict(path).keys() == state.keys()
+    assert torch.equal(load_state_dict(path)["b.weight"], state["b.weight"])
+    assert packed_weights(dict(reversed(state.items())), told) == path.read_bytes()
+    assert packed_weights(state, {**told, "power": 3}) != path.read_bytes()
+    torch.save(state, path)
+    assert load_metadata(path) == {}
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="cannot read weights"):
+        load_metadata(path)
 
 
 def test_digest_of_a_network() -> None:

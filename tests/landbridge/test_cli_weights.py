@@ -111,7 +111,7 @@ def test_what_goes_wrong_is_one_line_and_code_1(weights: Path, tmp_path: Path) -
             ["delf_v1_20171026"],
             "download it from https://storage.googleapis.com/delf/delf_v1_20171026.tar.gz",
         ),
-        ([str(source)], "siamac-vgg16.pt is there already, with other weights: --overwrite replaces them"),
+        ([str(source)], "siamac-vgg16.pt is there already, with other weights: --replace writes over them"),
         (["page.pt"], "cannot read page.pt: "),
         ([str(known)], "which by its name should begin with 83fdc30: download it again, or pass --unchecked"),
     ):
@@ -119,5 +119,5 @@ def test_what_goes_wrong_is_one_line_and_code_1(weights: Path, tmp_path: Path) -
         assert done.exit_code == 1
         assert complaint in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    assert run("convert", str(source), "--overwrite").exit_code == 0
+    assert run("convert", str(source), "--replace").exit_code == 0
     assert run("convert", str(known), "--unchecked", "--out", str(tmp_path / "x.pt")).exit_code == 0
