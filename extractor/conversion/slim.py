@@ -23,7 +23,9 @@ PIXELS = [1.0, [128.0] * 3, [128.0] * 3]
 """What DELF and DELG make of pixels: (x - 128) / 128."""
 
 _STEM = re.compile(r"(resnet_v1_\d+)/conv1/weights")
-_TRAINING = r"(^|/)(global_step$|logits/)|/(Momentum|RMSProp|Adam|ExponentialMovingAverage)(_\d+)?$"
+_TRAINING = (
+    r"(^|/)(global_step$|logits/)|/(Momentum|RMSProp|Adam|ExponentialMovingAverage)(_\d+)?$|^_CHECKPOINTABLE_"
+)
 _EPSILON = 1e-5  # of TF-Slim's ResNet, where the graph does not tell
 _POWER = 3.0  # of DELG's pooling, likewise
 

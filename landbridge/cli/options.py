@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +72,7 @@ class Access:
 
     uri: str
     collection: str
-    token: str
+    token: str = field(repr=False)
     db: str
 
     def open(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -189,3 +190,17 @@ def test_who_is_not_there_is_not_blamed_for_tls() -> None:
     with pytest.raises(UnreachableError, match="check the address, and that it is up") as caught:
         Client("https://127.0.0.1:9", timeout=1)
     assert not isinstance(caught.value, UntrustedError)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--help"]])
+def test_the_command_line_shows_no_secret(refusing: str, arguments: list[str]) -> None:
+    talk = subprocess.run(
+        [sys.executable, "-m", "landbridge", "info", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"MILVUS_URI": f"http://ada:{SECRET}@{refusing}", "MILVUS_TOKEN": f"ada:{SECRET}"},
+    )
+    shown = talk.stdout + talk.stderr
+    assert "cannot connect to Milvus" in shown or "MILVUS_TOKEN" in shown
+    assert SECRET not in shown

@@ -678,7 +678,7 @@ def test_what_training_leaves_is_not_missed(tmp_path: Path) -> None:
         "resnet_v1_50/conv1/weights/Momentum": np.ones((7, 7, 3, STEM), np.float32),
         "resnet_v1_50/conv1/weights/RMSProp_1": np.ones((7, 7, 3, STEM), np.float32),
     }
-    write_bundle(tmp_path / "model" / "variables", {**values, **more})
+    write_bundle(tmp_path / "model" / "variables", {**values, **more}, b"objects")
     after = convert(tmp_path / "model", tmp_path / "after.pt").path
     assert before.read_bytes() == after.read_bytes()
 

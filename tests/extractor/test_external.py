@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from extractor.configuration import ExternalConfiguration, LiteGlobalConfiguration
+from extractor.external import External
 from extractor.extractor import Extractor
 from extractor.features import ImageFeatures
 from extractor.files import FeatureFileError
@@ -96,6 +97,46 @@ def test_what_does_not_fit_is_reported(tmp_path: Path, photos: list[tuple[str, P
     assert second.reason == "b: local descriptors of 6 components, they have 7"
     assert isinstance(last, PhotoError)
     assert last.reason == "c: global descriptor of 8 components, it has none"
+
+
+def test_global_descriptors_of_some_photos_alone(tmp_path: Path, photos: list[tuple[str, Path]]) -> None:
+    first = arrays(0)
+    del first["global_descriptor"]
+    save(tmp_path, "a", **first)
+    save(tmp_path, "b", **arrays(1))
+    first_found, second = load(tmp_path).extract_many(photos[:2])
+    assert isinstance(first_found, ImageFeatures)
+    assert isinstance(second, PhotoError)
+    assert second.reason == "b: it has a global descriptor, and other photos have none"
+
+
+def test_without_the_photo_it_ends_at_the_outermost_keypoints(tmp_path: Path) -> None:
+    given = arrays(0)
+    given["keypoints"][:2] = [[70.2, 3], [5, 90.9]]
+    save(tmp_path, "a", **given)
+    save(tmp_path, "b", **{**given, "image_size": np.array([80, 95])})
+    save(tmp_path, "c", **{**given, "image_size": np.array([80, 60])})
+    extractor = load(tmp_path)
+    assert isinstance(extractor, External)
+    first, second, third = (extractor.take(name) for name in "abc")
+    assert isinstance(first, ImageFeatures)
+    assert isinstance(second, ImageFeatures)
+    assert (first.size, second.size) == ((71, 91), (80, 95))
+    assert isinstance(third, PhotoError)
+    assert third.path == tmp_path / "features.h5/c"
+    assert third.reason.startswith("c: keypoints lie outside the photo of 80 x 60 pixels")
+    nobody = extractor.take("d")
+    assert isinstance(nobody, PhotoError)
+    assert nobody.reason == "the feature files hold no photo d"
+
+
+def test_a_photo_of_another_size(tmp_path: Path, photos: list[tuple[str, Path]]) -> None:
+    first = {**arrays(0), "image_size": np.array([600, 500])}
+    del first["global_descriptor"]
+    save(tmp_path, "a", **first)
+    (found,) = load(tmp_path).extract_many(photos[:1])
+    assert isinstance(found, PhotoError)
+    assert found.reason == "a: its features are of 600 x 500 pixels, the photo has 60 x 50"
 
 
 def test_labels_keep_features_apart(tmp_path: Path) -> None:

@@ -95,6 +95,27 @@ def test_parts_that_were_extracted_apart(toy_photos, toy_index, tmp_path):
     assert content(uri) == content(tmp_path / "toy.db")
 
 
+def test_a_collection_knows_the_extractor_at_once(toy, toy_photos, tmp_path, monkeypatch):
+    class Other(toy.ToyExtractor):
+        name, fingerprint = "other", "other-1"
+
+    class Configuration:
+        def load(self, name):
+            return Other()
+
+    monkeypatch.setitem(toy.EXTRACTORS, "other", Configuration())
+    assert call("extract", toy_photos, "--out", tmp_path / "out", "--extractor", "other").exit_code == 0
+    with Index(tmp_path / "toy.db") as index:
+        assert len(index.add_features(tmp_path / "out").added) == 8
+        assert index.search(toy_photos / "castle/0.png").image_ids[0] == "castle/0"
+    done = call("import", tmp_path / "out", "--uri", tmp_path / "toy.db")
+    assert "0 added, 8 unchanged" in done.stdout
+    assert call("index", toy_photos, "--uri", tmp_path / "photos.db").exit_code == 0
+    done = call("import", tmp_path / "out", "--uri", tmp_path / "photos.db")
+    assert done.exit_code == 1
+    assert "was made by toy-1, this is other-1: their features do not compare" in done.stderr
+
+
 def test_a_changed_photo_goes_on_to_the_collection(toy, toy_photos, tmp_path):
     out, uri = tmp_path / "out", tmp_path / "toy.db"
     call("extract", toy_photos, "--out", out)

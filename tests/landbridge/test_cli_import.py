@@ -269,7 +269,7 @@ class TestTrouble:
         again = added(tmp_path / "f.h5", "--uri", tmp_path / "toy.db")
         assert (again["added"], again["unchanged"], again["failed"]) == (0, 4, done["failed"])
 
-    def test_files_that_cannot_be_read(self, stored, tmp_path):
+    def test_files_that_cannot_be_read(self, stored, tmp_path, monkeypatch):
         (tmp_path / "bad.h5").write_text("no HDF5")
         (tmp_path / "folder").mkdir()
         for what, problem in [
@@ -286,6 +286,10 @@ class TestTrouble:
         assert done["added"] == 7
         (reason,) = done["failed"].values()
         assert "castle/0.delg_local" in reason
+        # Wherever one stands.
+        monkeypatch.chdir(tmp_path)
+        done = added("delg", "--photos", "photos", "--uri", tmp_path / "photos.db")
+        assert (done["added"], list(done["failed"])) == (7, [str(tmp_path / "photos/castle/0.png")])
 
     def test_no_global_descriptors(self, stored, toy_photos, tmp_path):
         kept = ["castle/0", "castle/1"]
