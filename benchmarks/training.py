@@ -54,6 +54,7 @@ from ranking.verification import create_verifier
 
 STRONGEST = 100
 VERIFIED = 300
+SIDE = 512
 EVERYTHING = 100_000
 
 
@@ -196,7 +197,7 @@ def local(configuration: DelfConfiguration) -> Callable[[Path], LocalFeatures]:
 def delg_configuration(max_features: int) -> DelgConfiguration:
     configuration = EXTRACTORS["delg-lite0"]
     assert isinstance(configuration, DelgConfiguration)
-    return replace(configuration, max_features=max_features)
+    return replace(configuration, max_features=max_features, longest_side=SIDE)
 
 
 def delg(max_features: int) -> Callable[[Path], LocalFeatures]:
@@ -206,12 +207,10 @@ def delg(max_features: int) -> Callable[[Path], LocalFeatures]:
 
 def retrieval(name: str, dataset: Dataset) -> dict[str, float]:
     """mAP by global descriptors and by inliers of local features, untrained and trained."""
-    side = max(max(read_photo(path).pixels.shape[:2]) for path in list(dataset.index.values())[:3])
-    side = min(side, 1024)
-    untrained = LiteGlobalConfiguration(0, sides=(round(0.7071 * side), side), power=3.0)
+    untrained = LiteGlobalConfiguration(0, sides=(round(0.7071 * SIDE), SIDE), power=3.0)
 
     def with_local(half: DelfConfiguration) -> Extractor:
-        kept = replace(half, max_features=VERIFIED)
+        kept = replace(half, max_features=VERIFIED, longest_side=SIDE)
         return GlobalLocalConfiguration(untrained, kept).load("trial")
 
     extractors = {

@@ -38,8 +38,8 @@ class RemoteExtractor(Extractor):
     """The extractor of a service; features, fingerprint and what was learnt are those of the service's.
 
     The files of photos are sent as they are, so that the service reads the very pixels that an extractor on
-    this machine would. A service that is busy (429), away (503) or out of reach is asked again, less and less
-    often.
+    this machine would. A service that is busy (429), away (503) or out of reach is asked again: when it
+    says, else less and less often.
     """
 
     def __init__(
@@ -188,15 +188,16 @@ class RemoteExtractor(Extractor):
                 if answer.status_code not in (429, 503):
                     return self._checked(answer, about)
                 reason, told = f"is too busy ({answer.status_code})", _retry_after(answer)
-            # A little later than told, by chance: clients that were refused together come back one by one.
-            wait = max(told, pause) * random.uniform(1, 1.25)
+            # A little later, by chance: clients that were refused together come back one by one.
+            wait = (told or pause) * random.uniform(1, 1.25)
             if time.monotonic() + wait > ends:
                 raise self._error(
                     f"{reason}, for {patience:.0f} s{about}: see that `landbridge serve` runs there "
                     "and that its address is right, or extract on this machine"
                 )
             time.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            if not told:
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _checked(self, answer: httpx.Response, about: str) -> httpx.Response:
         if answer.status_code == 200 or (about and answer.status_code in (413, 422)):

@@ -17,6 +17,7 @@ from extractor.conversion.converted import Converted, batch_normalisation, of_ou
 from extractor.conversion.tensor_bundle import TensorBundle
 from extractor.conversion.tensorflow_graph import Graph
 from extractor.conversion.variables import Variables, kernel, listed
+from extractor.resnet import STYLES
 from extractor.weights import WeightsError
 
 PIXELS = [1.0, [128.0] * 3, [128.0] * 3]
@@ -52,6 +53,7 @@ def convert_slim(bundle: TensorBundle, graph_file: Path) -> Converted:
     epsilon = _only(graph.epsilons(), _EPSILON, f"{graph_file} has several epsilons")
     metadata: dict[str, object] = {"backbone": {"style": "slim", "epsilon": epsilon, "input": PIXELS}}
     state, channels = _backbone(variables, scope)
+    _check_strides(graph, bundle, scope)
     heads = _Heads(variables)
     if len(channels) < 4:
         state |= heads.attention(channels[-1], epsilon)
@@ -64,7 +66,7 @@ def convert_slim(bundle: TensorBundle, graph_file: Path) -> Converted:
             state |= decoder
             metadata["attention_input"] = "decoded"
         powers = {power for power in graph.exponents() if power > 1}
-        metadata["power"] = _only(powers, _POWER, f"{graph_file} has several powers")
+        metadata["power"] = _POWER if _POWER in powers else _only(powers, _POWER, f"{graph_file} has powers")
     variables.none_left()
     system, depth = "delf" if len(channels) < 4 else "delg", scope.rpartition("_")[2]
     return Converted(f"{system}-resnet{depth}.pt", state, metadata)
@@ -75,6 +77,18 @@ def _only(found: set[float], otherwise: float, trouble: str) -> float:
     if len(found) > 1:
         raise WeightsError(f"{trouble}: {listed(map(str, sorted(found)))}")
     return float(str(np.float32(found.pop()))) if found else otherwise
+
+
+def _check_strides(graph: Graph, bundle: TensorBundle, scope: str) -> None:
+    """Make sure that strides are where TF-Slim puts them, as far as the graph tells."""
+    for stage, expected in enumerate(STYLES["slim"].strides, start=1):
+        second = re.compile(rf"{scope}/block{stage}/unit_(\d+)/bottleneck_v1/conv2/weights")
+        units = {int(found[1]): name for name in bundle.names if (found := second.fullmatch(name))}
+        found = [graph.stride(units[unit]) for unit in sorted(units)]
+        if not set(found[:-1]) <= {1, None} or not set(found[-1:]) <= {expected, None}:
+            raise WeightsError(
+                f"{graph.path} has the strides {found} in block {stage}, unlike TF-Slim's ResNet"
+            )
 
 
 def _backbone(variables: Variables, scope: str) -> tuple[dict[str, Tensor], list[int]]:

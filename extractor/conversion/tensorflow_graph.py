@@ -13,10 +13,11 @@ from extractor.weights import WeightsError
 _ON_THE_WAY = ("Identity", "Enter", "ReadVariableOp", "Cast")
 _NORMALISATIONS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 
-# Fields of SavedModel, MetaGraphDef, GraphDef, NodeDef, AttrValue and TensorProto.
+# Fields of SavedModel, MetaGraphDef, GraphDef, NodeDef, AttrValue, its ListValue, and TensorProto.
 _META_GRAPHS, _GRAPH, _NODES = 2, 2, 1
 _NAME, _OP, _INPUTS, _ATTRIBUTES = 1, 2, 3, 5
-_FLOAT, _TENSOR = 4, 8
+_LIST, _FLOAT, _TENSOR = 1, 4, 8
+_INTEGERS = 3
 _CONTENT, _FLOATS = 4, 5
 
 
@@ -79,6 +80,15 @@ class Graph:
                     seen.add(before)
                     waiting.append(before)
         return False
+
+    def stride(self, kernel: str) -> int | None:
+        """Of the convolutions with a kernel, along rows; None if the graph does not tell."""
+        for name in self._products_with(kernel):
+            node = self._nodes[name]
+            if "strides" in node.attributes:
+                strides = Message(node.attributes["strides"].data(_LIST)).numbers(_INTEGERS)
+                return strides[1] if len(strides) == 4 else None
+        return None
 
     def epsilons(self) -> set[float]:
         """The different epsilons of all batch normalisations."""

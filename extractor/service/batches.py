@@ -145,7 +145,7 @@ class Batches:
         metrics.WAITING_BYTES.inc(length)
 
     def _busy(self) -> BusyError:
-        seconds = math.ceil(self.photos * self._seconds_per_photo)
+        seconds = math.ceil(self.photos * self._seconds_per_photo / self._side_by_side)
         return BusyError(min(max(seconds, 1), _LONGEST_WAIT))
 
     async def _answer(self, upload: Upload) -> Answer:

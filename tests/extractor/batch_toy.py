@@ -22,6 +22,7 @@ from extractor import registry
 from extractor.extractor import Extractor
 from extractor.features import ImageFeatures, LocalFeatures
 from extractor.photo import Photo, PhotoError, read_photo
+from extractor.threads import available_cores
 
 NAMES = ("toy", "learner")
 
@@ -37,6 +38,8 @@ class ToyExtractor(Extractor):
         self.name = name
         self.fingerprint = f"{name}-{'0' * 12}"
         self.extracted: list[str] = []
+        if available_cores() > int(os.environ.get("TOY_CORES", "1000")):
+            raise ValueError(f"this process takes {available_cores()} cores")
 
     def extract(self, photo: Photo, image_id: str) -> ImageFeatures:
         self.extracted.append(image_id)

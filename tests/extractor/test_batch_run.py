@@ -304,6 +304,13 @@ class TestProcesses:
         assert extracted(registered) == sorted(photos)
         assert toy.tree(tmp_path / "one") == toy.tree(tmp_path / "two")
 
+    def test_each_takes_its_share_of_the_cores(
+        self, two: None, photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        extract_photos(dict(list(photos.items())[:1]), tmp_path / "out")
+        monkeypatch.setenv("TOY_CORES", "1")
+        assert extract_photos(photos, tmp_path / "out").extracted == 9
+
     def test_what_a_worker_says(self, two: None, photos: dict[str, Path], tmp_path: Path) -> None:
         extract_photos(photos, tmp_path / "out")
         path = tmp_path / "out/extraction.json"

@@ -683,6 +683,45 @@ def test_what_training_leaves_is_not_missed(tmp_path: Path) -> None:
     assert before.read_bytes() == after.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("place", "stride"), [("block2/unit_3", 1), ("block2/unit_1", 2), ("block4/unit_2", 2)]
+)
+def test_strides_that_are_elsewhere(tmp_path: Path, place: str, stride: int) -> None:
+    values = write_slim(tmp_path / "model", 4)
+    nodes = graph_of(values, "image")
+    name = f"resnet_v1_50/{place}/bottleneck_v1/conv2"
+    for value in (stride, 3 - stride):
+        told = message((1, message((3, bytes([1, value, value, 1])))))
+        convolution = node(f"{name}/Conv2D", "Conv2D", "image", f"{name}/weights/read", strides=told)
+        write_graph(tmp_path / "model" / "saved_model.pb", [*nodes, convolution])
+        if value == stride:
+            with pytest.raises(
+                WeightsError, match=rf"has the strides \[.*\] in {place[:5]} {place[5]}, unlike"
+            ):
+                convert(tmp_path / "model", tmp_path / "ours.pt")
+        else:
+            assert convert(tmp_path / "model", tmp_path / "ours.pt").written
+
+
+def test_powers_of_pooling(tmp_path: Path) -> None:
+    values = write_slim(tmp_path / "model", 4)
+    for exponents, power in (((2.5,), 2.5), ((2.0, 3.0), 3.0), ((), 3.0), ((2.0, 2.5), None)):
+        nodes = [one for one in graph_of(values, "image") if b"Pow" not in one]
+        for number, exponent in enumerate(exponents):
+            value = message((8, message((1, 1), (2, b"")) + floating(5, exponent)))
+            nodes += [
+                node(f"p{number}", "Const", value=value),
+                node(f"g{number}", "Pow", "image", f"p{number}"),
+            ]
+        write_graph(tmp_path / "model" / "saved_model.pb", nodes)
+        target = tmp_path / f"{exponents}.pt"
+        if power is None:
+            with pytest.raises(WeightsError, match=r"saved_model\.pb has powers: 2\.0, 2\.5"):
+                convert(tmp_path / "model", target)
+        else:
+            assert convert(tmp_path / "model", target).metadata["power"] == power
+
+
 def test_what_is_no_such_network(tmp_path: Path) -> None:
     write_bundle(tmp_path / "model" / "variables", {"dense/kernel": np.ones((2, 2), np.float32)})
     with pytest.raises(

@@ -116,6 +116,7 @@ def test_without_the_photo_it_ends_at_the_outermost_keypoints(tmp_path: Path) ->
     save(tmp_path, "a", **given)
     save(tmp_path, "b", **{**given, "image_size": np.array([80, 95])})
     save(tmp_path, "c", **{**given, "image_size": np.array([80, 60])})
+    save(tmp_path, "e", **{**given, "keypoints": given["keypoints"] - 10})
     extractor = load(tmp_path)
     assert isinstance(extractor, External)
     first, second, third = (extractor.take(name) for name in "abc")
@@ -125,6 +126,9 @@ def test_without_the_photo_it_ends_at_the_outermost_keypoints(tmp_path: Path) ->
     assert isinstance(third, PhotoError)
     assert third.path == tmp_path / "features.h5/c"
     assert third.reason.startswith("c: keypoints lie outside the photo of 80 x 60 pixels")
+    negative = extractor.take("e")
+    assert isinstance(negative, PhotoError)
+    assert "outside the photo" in negative.reason
     nobody = extractor.take("d")
     assert isinstance(nobody, PhotoError)
     assert nobody.reason == "the feature files hold no photo d"

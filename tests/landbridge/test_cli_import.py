@@ -206,9 +206,12 @@ class TestQueries:
         assert done.exit_code == 1
         assert "holds no photo 'nobody'" in done.stderr
 
-    def test_photos_alone_say_what_is_missing(self, toy_photos, uri):
-        for command in (["search", toy_photos / "castle/0.png"], ["index", toy_photos]):
-            done = call(*command, *uri)
+    def test_photos_alone_say_what_is_missing(self, toy_photos, uri, tmp_path):
+        other = ["--uri", tmp_path / "other.db"]
+        added(tmp_path / "f.h5", *other)
+        photo = toy_photos / "castle/0.png"
+        for command in (["search", photo, *uri], ["index", toy_photos, *uri], ["index", toy_photos, *other]):
+            done = call(*command)
             assert done.exit_code == 1
             assert (
                 "holds features that others made, so photos alone cannot be added or searched" in done.stderr
