@@ -84,10 +84,10 @@ def _check_strides(graph: Graph, bundle: TensorBundle, scope: str) -> None:
     for stage, expected in enumerate(STYLES["slim"].strides, start=1):
         second = re.compile(rf"{scope}/block{stage}/unit_(\d+)/bottleneck_v1/conv2/weights")
         units = {int(found[1]): name for name in bundle.names if (found := second.fullmatch(name))}
-        found = [graph.stride(units[unit]) for unit in sorted(units)]
-        if not set(found[:-1]) <= {1, None} or not set(found[-1:]) <= {expected, None}:
+        strides = [graph.stride(units[unit]) for unit in sorted(units)]
+        if not set(strides[:-1]) <= {1, None} or not set(strides[-1:]) <= {expected, None}:
             raise WeightsError(
-                f"{graph.path} has the strides {found} in block {stage}, unlike TF-Slim's ResNet"
+                f"{graph.path} has the strides {strides} in block {stage}, unlike TF-Slim's ResNet"
             )
 
 

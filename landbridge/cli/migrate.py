@@ -17,8 +17,8 @@ def migrate(
 ) -> None:
     """Bring a collection that an earlier release made to the schema of this one.
 
-    No photo is extracted anew and none is lost; stopped, the same command goes on. Let nothing else write to the
-    collection meanwhile.
+    No photo is extracted anew and none is lost; stopped, the same command goes on. Let nothing else
+    write to the collection meanwhile.
     """
     from connector import migration
 

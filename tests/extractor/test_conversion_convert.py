@@ -52,9 +52,7 @@ def test_again_and_over(checkpoint: Path, tmp_path: Path) -> None:
     assert not convert(checkpoint).written
     assert first.path.stat().st_mtime_ns == stamp
     other = write_checkpoint(tmp_path / "other.pth", 0.25)
-    with pytest.raises(
-        WeightsError, match=r"siamac-vgg16\.pt is there already, with other weights: --repla"
-    ):
+    with pytest.raises(WeightsError, match=r"siamac-vgg16\.pt is there already, with other weights: --repla"):
         convert(other)
     assert weights_digest(first.path) == digest
     assert convert(other, overwrite=True).written
