@@ -94,34 +94,34 @@ class Card:
 CARDS: MappingProxyType[str, Card] = MappingProxyType(
     {
         "xfeat-lite2": Card(
-            "XFeat; GeM over EfficientNet-Lite2",
+            "XFeat; GeM over Lite2",
             1280,
             64,
             GlobalLocalConfiguration(_LITE, XFeatConfiguration()),
         ),
         "delf": Card(
-            "DELF without fine-tuning on EfficientNet-Lite2; GeM over EfficientNet-Lite2",
+            "DELF noFT on Lite2; GeM over Lite2",
             1280,
             40,
             GlobalLocalConfiguration(_LITE, DelfConfiguration()),
             _DENSE,
         ),
         "delf-resnet50": Card(
-            "DELF without fine-tuning on ResNet-50; GeM over EfficientNet-Lite2",
+            "DELF noFT on ResNet-50; GeM over Lite2",
             1280,
             40,
             GlobalLocalConfiguration(_LITE, DelfConfiguration(_RESNET, ("stage3",), scales=DELF_SCALES)),
             _DENSE,
         ),
         "delf-dinov2": Card(
-            "DELF without fine-tuning on DINOv2 (small); GeM over EfficientNet-Lite2",
+            "DELF noFT on DINOv2 (small); GeM over Lite2",
             1280,
             40,
             GlobalLocalConfiguration(_LITE, DelfConfiguration(_DINO, ("stage9",), scales=(0.5, 0.7071, 1.0))),
             _DENSE,
         ),
         "delf-attention": Card(
-            "DELF fine-tuned on ResNet-50, with attention; GeM over EfficientNet-Lite2",
+            "DELF fine-tuned on ResNet-50, with attention; GeM over Lite2",
             1280,
             40,
             GlobalLocalConfiguration(
@@ -137,7 +137,7 @@ CARDS: MappingProxyType[str, Card] = MappingProxyType(
             _DENSE,
         ),
         "delf-gld": Card(
-            "DELF as published with Google Landmarks; GeM over EfficientNet-Lite2",
+            "DELF as published with Google Landmarks; GeM over Lite2",
             1280,
             128,
             GlobalLocalConfiguration(
@@ -154,7 +154,7 @@ CARDS: MappingProxyType[str, Card] = MappingProxyType(
             _DENSE,
         ),
         "delf-attention-resnet101": Card(
-            "DELF trained on ResNet-101, with attention; GeM over EfficientNet-Lite2",
+            "DELF trained on ResNet-101, with attention; GeM over Lite2",
             1280,
             40,
             GlobalLocalConfiguration(
@@ -170,7 +170,7 @@ CARDS: MappingProxyType[str, Card] = MappingProxyType(
         ),
         **{
             f"delf-attention-lite{number}": Card(
-                f"DELF trained on EfficientNet-Lite{number}, with attention; GeM over EfficientNet-Lite2",
+                f"DELF trained on Lite{number}, with attention; GeM over Lite2",
                 1280,
                 40,
                 GlobalLocalConfiguration(
@@ -197,7 +197,7 @@ CARDS: MappingProxyType[str, Card] = MappingProxyType(
         ),
         **{
             f"delg-lite{number}": Card(
-                f"DELG trained on EfficientNet-Lite{number}, global and local in one pass",
+                f"DELG trained on Lite{number}, global and local in one pass",
                 512,
                 64,
                 DelgConfiguration(
@@ -221,7 +221,7 @@ CARDS: MappingProxyType[str, Card] = MappingProxyType(
             GlobalLocalConfiguration(RetrievalNetworkConfiguration(_DIR[101]), XFeatConfiguration()),
         ),
         "dir-resnet50": Card(
-            "the same over ResNet-50",
+            "DIR: whitened generalised mean over a fine-tuned ResNet-50; XFeat",
             2048,
             64,
             GlobalLocalConfiguration(RetrievalNetworkConfiguration(_DIR[50]), XFeatConfiguration()),
@@ -254,14 +254,14 @@ CARDS: MappingProxyType[str, Card] = MappingProxyType(
             )
         },
         "rootsift-pca40": Card(
-            "RootSIFT reduced to 40 components; GeM over EfficientNet-Lite2",
+            "RootSIFT, PCA 40; GeM over Lite2",
             1280,
             40,
             GlobalLocalConfiguration(_LITE, RootSiftConfiguration()),
             {"minimum_similarity": 0.6},
         ),
         "aliked": Card(
-            "ALIKED n16; GeM over EfficientNet-Lite2",
+            "ALIKED n16; GeM over Lite2",
             1280,
             128,
             GlobalLocalConfiguration(_LITE, AlikedConfiguration()),

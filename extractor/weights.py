@@ -112,8 +112,8 @@ class StoredWeights:
         path = weights_folder() / self.file
         if not path.is_file():
             raise WeightsError(
-                f"there are no weights {path}: {self._ways}; landbridge weights list says where published ones "
-                f"are, and {FOLDER_VARIABLE} names another folder"
+                f"there are no weights {path}: {self._ways}; landbridge weights list says where published "
+                f"ones are, and {FOLDER_VARIABLE} names another folder"
             )
         return path
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -69,15 +70,14 @@ def extractors(
         print_json(rows)
         return
     out.print(_extractors(rows))
-    out.print(_weights(rows))
+    _print_weights(rows)
 
 
 def _extractors(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Extractors", title_justify="left")
+    table = Table(title="Extractors", title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("what it is", overflow="fold")
-    table.add_column("global", justify="right")
-    table.add_column("local", justify="right")
+    table.add_column("global + local", justify="right", no_wrap=True)
     table.add_column("here")
     measured = any("milliseconds" in row for row in rows)
     if measured:
@@ -87,11 +87,13 @@ def _extractors(rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             escape(row["name"]) + (" *" if row["default"] else ""),
             escape(row["summary"]),
-            *("any" if size is None else f"{size}-d" for size in sizes),
+            " + ".join("any" if size is None else f"{size}-d" for size in sizes),
             "yes" if row["ready"] else "no",
             *([_shown(row["milliseconds"])] if measured else []),
         )
-    table.caption = "* the default" + ("" if measured else "; --measure PHOTO tells how fast they are here")
+    table.caption = "* the default. Lite: EfficientNet-Lite. noFT: not fine-tuned." + (
+        "" if measured else " --measure PHOTO: how fast they are here."
+    )
     return table
 
 
@@ -122,16 +124,17 @@ def _milliseconds(name: str, path: Path) -> float | None:
     return 1e3 * statistics.median(taken)
 
 
-def _weights(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Weights", title_justify="left")
-    for column in ("how they are had", "licence", "for"):
-        table.add_column(column, overflow="fold")
-    table.add_column("here")
+def _print_weights(rows: list[dict[str, Any]]) -> None:
+    """Not a table: what is to be copied stands on a line of its own."""
     needed_by: dict[tuple[str, str, bool], list[str]] = {}
     for row in rows:
         for needed in row["weights"]:
             key = (needed["origin"], needed["licence"], needed["here"])
             needed_by.setdefault(key, []).append(row["name"])
+    out.print("[italic]Weights[/italic], and how they are had\n")
     for (origin, licence, here), names in needed_by.items():
-        table.add_row(escape(origin), escape(licence), ", ".join(names), "yes" if here else "no")
-    return table
+        out.print(f"  {escape(origin)}", soft_wrap=True)
+        state = "here" if here else "not here"
+        out.print(
+            f"      [dim]{state}; for {', '.join(names)}; licence: {escape(licence)}[/dim]", soft_wrap=True
+        )

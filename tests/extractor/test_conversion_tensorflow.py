@@ -650,6 +650,7 @@ def change(values: Values, **changes: NDArray[np.float32] | None) -> Values:
             {"whole__embedding__weights": None},
             "should hold one kernel from 128 to any channels, for the whit",
         ),
+        (4, {"more__weights": np.ones((9, 4), np.float32)}, "holds more/weights, for which this network"),
         (
             4,
             {"more__weights": np.ones((128, 9), np.float32)},
