@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -81,10 +82,8 @@ def list_weights(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"folder": str(folder), "published": published, "files": files})
         return
-    out.print(_published_table(published))
-    for row in published:
-        out.print(f"{row['file']:<40} {row['address']}", soft_wrap=True)
-    out.print(_files_table(files, folder))
+    _print_published(published)
+    _print_files(files, folder)
 
 
 def _extractors() -> dict[str, list[str]]:
@@ -159,40 +158,34 @@ def _source(path: Path) -> str | None:
         return None
 
 
-def _published_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Published weights", title_justify="left")
-    for column in ("file", "what it is", "licence", "SHA-256", "becomes", "for"):
-        table.add_column(column, overflow="fold")
-    table.add_column("here")
+def _print_published(rows: list[dict[str, Any]]) -> None:
+    """Not a table: names and addresses that are to be copied stand on lines of their own."""
+    out.print("[italic]Published weights[/italic]: landbridge weights convert FILE, without unpacking it\n")
     for row in rows:
-        state = "converted" if row["converted"] else "downloaded" if row["downloaded"] else "no"
-        table.add_row(
-            escape(row["file"]),
-            escape(row["what"]),
-            escape(row["licence"]),
-            f"{row['sha256_begins']}…" if row["sha256_begins"] else "unknown",
-            escape(row["makes"]),
-            ", ".join(row["extractors"]) or "none",
-            state,
+        state = "converted" if row["converted"] else "downloaded" if row["downloaded"] else "not here"
+        begins = row["sha256_begins"]
+        facts = (
+            f"{state}; becomes {row['makes']}, for {', '.join(row['extractors']) or 'none'}; "
+            f"licence: {row['licence']}; size unknown; SHA-256 {f'begins {begins}' if begins else 'unknown'}"
         )
-    table.caption = "landbridge weights convert FILE, without unpacking it; sizes are unknown"
-    return table
+        out.print(f"  [bold]{escape(row['file'])}[/bold] {escape(row['what'])}", soft_wrap=True)
+        out.print(f"      {escape(row['address'])}", soft_wrap=True)
+        out.print(f"      [dim]{escape(facts)}[/dim]", soft_wrap=True)
 
 
-def _files_table(rows: list[dict[str, Any]], folder: Path) -> Table:
-    table = Table(title=f"Weights files in {escape(str(folder))}", title_justify="left")
-    for column in ("file", "for", "converted from"):
-        table.add_column(column, overflow="fold")
-    table.add_column("megabytes", justify="right")
-    table.add_column("digest")
-    table.add_column("here")
+def _print_files(rows: list[dict[str, Any]], folder: Path) -> None:
+    out.print(f"\n[italic]Weights files[/italic] in {escape(str(folder))}\n", soft_wrap=True)
+    table = Table("file", "for", "converted from", "MB", "digest", box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(
-            escape(row["file"]),
-            ", ".join(row["extractors"]) or "none",
-            escape(row["source"] or ""),
-            f"{row['bytes'] / 1e6:.1f}" if row["here"] else "",
-            row["digest"] or "",
-            "yes" if row["here"] else "no",
-        )
-    return table
+        if row["here"]:
+            table.add_row(
+                escape(row["file"]),
+                ", ".join(row["extractors"]) or "none",
+                escape(row["source"] or ""),
+                f"{row['bytes'] / 1e6:.1f}",
+                row["digest"],
+            )
+    if table.row_count:
+        out.print(table)
+    missing = [row["file"] for row in rows if not row["here"]]
+    out.print(f"  not here: {escape(', '.join(missing) or 'none')}", soft_wrap=True)

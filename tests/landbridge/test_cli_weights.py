@@ -77,10 +77,11 @@ def test_list(weights: Path) -> None:
 
     text = run("list").stdout
     for one in PUBLISHED:
-        assert f"{one.file:<40} {one.address}" in text
-    assert "converted" in text
-    assert "downloaded" in text
-    assert "sizes are unknown" in text
+        assert f"  {one.file} {one.what}\n      {one.address}\n" in text
+    assert "      converted; becomes delg-resnet50.pt, for delg; licence: Apache-2.0; size unknown" in text
+    assert "      downloaded; becomes" in text
+    assert "mine.pt" in text.partition("not here: ")[0]
+    assert "dir-resnet101.pt" in text.rpartition("not here: ")[2]
 
 
 def test_convert(weights: Path, tmp_path: Path) -> None:

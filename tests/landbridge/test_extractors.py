@@ -146,3 +146,17 @@ def test_the_table():
     plain = CliRunner().invoke(app, ["extractors"])
     assert plain.exit_code == 0
     assert all(name in plain.stdout for name in rows)
+
+
+def test_the_extractors_that_are_ready_are_timed(small, photos, monkeypatch):
+    ready = ("xfeat-lite2", "rootsift-pca40", "dir-imagenet", "external")
+    monkeypatch.setattr("extractor.registry.CARDS", {name: CARDS[name] for name in ready})
+    configurations = {name: CARDS["rootsift-pca40"].configuration for name in ready}
+    monkeypatch.setattr("extractor.registry.EXTRACTORS", configurations)
+    done = CliRunner().invoke(app, ["extractors", "--measure", str(photos / "a.png"), "--json"])
+    taken = {row["name"]: row["milliseconds"] for row in json.loads(done.stdout)}
+    assert taken["xfeat-lite2"] > 0
+    assert taken["rootsift-pca40"] > 0
+    assert taken["dir-imagenet"] is taken["external"] is None
+    plain = CliRunner().invoke(app, ["extractors", "--measure", str(photos / "a.png")])
+    assert "ms/photo" in plain.stdout
