@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -121,13 +122,26 @@ def _unpacked(source: Path) -> Iterator[Path]:
         try:
             if gzipped:
                 with tarfile.open(source, "r:gz") as packed:
-                    packed.extractall(folder, filter="data")
+                    _extract(packed, Path(folder).resolve())
             else:
                 with zipfile.ZipFile(source) as zipped:
                     zipped.extractall(folder)
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
             raise WeightsError(f"cannot unpack {source}: {error}; {_AGAIN}") from error
         yield Path(folder)
+
+
+def _extract(packed: tarfile.TarFile, folder: Path) -> None:
+    """Write out the files of an archive; Python's own filters came with 3.11.4."""
+    for member in packed:
+        target = (folder / member.name).resolve()
+        if not target.is_relative_to(folder) or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} is a link or lies outside the archive")
+        content = packed.extractfile(member)
+        if content is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _is_plain_zip(path: Path) -> bool:

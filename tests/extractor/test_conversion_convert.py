@@ -99,6 +99,11 @@ def test_archives_reach_nowhere_else(checkpoint: Path, tmp_path: Path) -> None:
         packed.add(checkpoint, "../../outside.pth")
     with pytest.raises(WeightsError, match=r"cannot unpack .*net\.tar\.gz: .*outside"):
         convert(tmp_path / "net.tar.gz", tmp_path / "ours.pt")
+    (tmp_path / "link.pth").symlink_to(checkpoint)
+    with tarfile.open(tmp_path / "net.tar.gz", "w:gz") as packed:
+        packed.add(tmp_path / "link.pth", "net.pth")
+    with pytest.raises(WeightsError, match=r"cannot unpack .*: net\.pth is a link"):
+        convert(tmp_path / "net.tar.gz", tmp_path / "ours.pt")
 
 
 def test_several_checkpoints_or_none(checkpoint: Path, tmp_path: Path) -> None:
