@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,21 @@ def standalone_class() -> Any:
 
 @pytest.fixture(scope="session")
 def standalone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with _started(request, tmp_path_factory.mktemp("milvus")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_standalone(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A server that one test may kill: with the collections of all tests it would be slow to come back."""
+    with _started(request, tmp_path) as server:
+        yield server
+
+
+@contextmanager
+def _started(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
     if reason := milvus_standalone.Standalone.unavailable():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("milvus")
     server = milvus_standalone.Standalone(folder, request.config.cache.mkdir("milvus-2.3.5"))
     deadline = time.monotonic() + 120
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -30,27 +31,27 @@ def test_a_database_that_is_not_there(deployment, collection: Collection) -> Non
         deployment.open(db_name="nowhere")
 
 
-def test_a_server_that_is_killed_and_comes_back(
-    deployment, standalone, collection: Collection, photo
-) -> None:
+def test_a_server_that_is_killed_and_comes_back(deployment, own_standalone, photo) -> None:
+    collection = dataclasses.replace(deployment, uri=own_standalone.uri).create()
     images = [photo(f"durable {i}", seed=i) for i in range(30)]
     records = collection.stage(images, [Source("p", 1, 1)] * 30)
     collection.publish(records, np.stack([image.global_descriptor for image in images]))
     count = len(collection)
 
-    standalone.kill()
+    own_standalone.kill()
     with (
         server_timeout(collection, 1),
         pytest.raises(UnreachableError, match=r"cannot connect|did not answer"),
     ):
         len(collection)
-    threading.Timer(1.0, standalone.start).start()
+    threading.Timer(1.0, own_standalone.start).start()
     with server_timeout(collection, 90):
         assert len(collection) == count  # waits until the server serves again
     assert set(records) <= set(collection.published())
     assert [image.image_id for image in collection.features([r.image_id for r in records])] == [
         image.image_id for image in images
     ]
+    collection.close()
 
 
 class server_timeout:  # noqa: N801
