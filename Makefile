@@ -3,7 +3,7 @@ BIN := .venv/bin
 PHOTOS ?=
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-fast test-tensorflow lint clean
+.PHONY: demo test test-tensorflow lint clean
 
 # The virtual environment is complete when its stamp is newer than what it was made from.
 .venv/installed: pyproject.toml constraints.txt

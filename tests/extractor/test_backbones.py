@@ -18,7 +18,8 @@ from extractor.vgg import Vgg16, Vgg16Backbone
 from extractor.weights import HubWeights, StoredWeights, WeightsError
 
 needs_transformers = pytest.mark.skipif(
-    find_spec("transformers") is None, reason="the extra `backbones` is not installed"
+    find_spec("transformers") is None,
+    reason="transformers is not installed: pip install 'landbridge[backbones]'",
 )
 
 

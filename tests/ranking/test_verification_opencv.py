@@ -20,7 +20,8 @@ VARIANTS = [
         "reference",
         {},
         marks=pytest.mark.skipif(
-            importlib.util.find_spec("skimage") is None, reason="scikit-image is not installed"
+            importlib.util.find_spec("skimage") is None,
+            reason="scikit-image is not installed: pip install 'landbridge[reference]'",
         ),
     ),
 ]
