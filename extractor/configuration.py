@@ -368,8 +368,7 @@ class WhitenedGlobalConfiguration:
         tap: where they are taken.
         sides: longest sides, in pixels, to which the photo is reduced; the descriptors of all are summed.
         levels: of R-MAC's regions; 0 pools over the whole photo alone.
-        dimension: components that the whitening leaves; None for all.
-        whitening: weights of the whitening; None learns it from the index.
+        dimension: components left by the whitening that is learnt from the index; None for all.
 
     Raises:
         ValueError: a value is out of range.
@@ -380,7 +379,6 @@ class WhitenedGlobalConfiguration:
     sides: tuple[int, ...] = (800,)
     levels: int = 3
     dimension: int | None = None
-    whitening: StoredWeights | None = None
 
     def __post_init__(self) -> None:
         _check_sides(self.sides)
@@ -388,8 +386,8 @@ class WhitenedGlobalConfiguration:
             raise ValueError(f"levels must be at least 0, got {self.levels}")
 
     def weights(self) -> tuple[Weights, ...]:
-        """Those of the backbone and of the whitening."""
-        return _each(*self.backbone.weights(), *(() if self.whitening is None else (self.whitening,)))
+        """Those of the backbone."""
+        return self.backbone.weights()
 
     def load(self) -> GlobalModel:
         """Build the model and read its weights."""

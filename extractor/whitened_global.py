@@ -20,7 +20,6 @@ from extractor.network_model import NetworkModel
 from extractor.photo import Photo
 from extractor.pooling import mac, regional_mac
 from extractor.pyramid import Pyramid, pyramid, stacks
-from extractor.weights import WeightsError, load_state_dict, weights_digest
 from extractor.whitening import Whitening, unit_rows
 
 if TYPE_CHECKING:
@@ -31,39 +30,25 @@ class WhitenedGlobal(NetworkModel["NDArray[np.float32]"]):
     """Describes a photo by the sum of whitened maxima over regions of the feature map.
 
     Args:
-        configuration: backbone, tap, sizes, regions, whitening.
+        configuration: backbone, tap, sizes, regions.
 
     Attributes:
-        projection: the whitening; None until it is learnt, when no weights hold it.
+        projection: the whitening; None until it is learnt.
 
     Raises:
         ValueError: the backbone has no such tap.
-        WeightsError: weights are missing, or do not fit.
+        WeightsError: weights of the backbone are missing, or do not fit.
     """
 
     def __init__(self, configuration: WhitenedGlobalConfiguration) -> None:
         self.configuration = configuration
         self.backbone = configuration.backbone.load()
-        channels = self.backbone.channels(configuration.tap)
-        self.dimension = configuration.dimension or channels
+        self.dimension = configuration.dimension or self.backbone.channels(configuration.tap)
         self.longest_side = max(configuration.sides)
         parameters = asdict(configuration)
-        del parameters["backbone"], parameters["whitening"]
+        del parameters["backbone"]
         self.identity: dict[str, object] = {**parameters, "backbone": dict(self.backbone.identity)}
         self.projection: Whitening | None = None
-        if configuration.whitening is not None:
-            path = configuration.whitening.path()
-            state = load_state_dict(path)
-            try:
-                mean, projection = (state[f"whitening.{part}"].numpy() for part in ("mean", "projection"))
-                self.projection = Whitening(mean.astype(np.float32), projection.astype(np.float32))
-            except (KeyError, ValueError) as error:
-                raise WeightsError(f"{path} does not hold the whitening of this model: {error}") from error
-            if projection.shape != (channels, self.dimension):
-                raise WeightsError(
-                    f"{path} holds a whitening {projection.shape}, not {(channels, self.dimension)}"
-                )
-            self.identity["whitening"] = weights_digest(path)
 
     def samples(self, photo: Photo) -> NDArray[np.float32]:
         """Vectors of all regions before whitening, float32 [n, channels] of unit norm."""

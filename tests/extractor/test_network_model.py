@@ -33,6 +33,7 @@ from extractor.photo import Photo, PhotoError
 from extractor.pyramid import Level, Pyramid
 from extractor.vgg import Vgg16
 from extractor.weights import ALIKED, StoredWeights, WeightsError, packed_weights
+from extractor.whitening import Whitening
 
 Texture = Callable[..., NDArray[np.uint8]]
 LITE = LiteGlobalConfiguration(variant=0, sides=(96, 128))
@@ -133,11 +134,13 @@ def _vgg(folder: Path) -> StoredWeights:
     return StoredWeights("vgg.pt", "none")
 
 
-def _rmac(folder: Path) -> GlobalLocalConfiguration:
+def _rmac(folder: Path) -> Extractor:
     stored = _vgg(folder)
     backbone = Vgg16BackboneConfiguration(stored)
-    model = WhitenedGlobalConfiguration(backbone, "conv5_3", sides=(96, 160), dimension=9, whitening=stored)
-    return GlobalLocalConfiguration(model, XFeatConfiguration(sides=(160,)))
+    model = WhitenedGlobalConfiguration(backbone, "conv5_3", sides=(96, 160), dimension=9)
+    made = GlobalLocalConfiguration(model, XFeatConfiguration(sides=(160,))).load("rmac")
+    made.global_model.projection = Whitening(np.full(512, 0.01, np.float32), np.eye(512, 9, dtype=np.float32))
+    return made
 
 
 def _gem(folder: Path) -> GlobalLocalConfiguration:
@@ -152,7 +155,7 @@ def create(name: str, folder: Path) -> Extractor:
         "xfeat": lambda: GlobalLocalConfiguration(LITE, XFeatConfiguration(sides=(256, 128))).load(name),
         "delf": lambda: GlobalLocalConfiguration(LITE, delf).load(name),
         "delg": lambda: _delg(folder).load(name),
-        "rmac": lambda: _rmac(folder).load(name),
+        "rmac": lambda: _rmac(folder),
         "gem": lambda: _gem(folder).load(name),
         "aliked": lambda: GlobalLocalConfiguration(LITE, AlikedConfiguration(longest_side=128)).load(name),
         "sift": lambda: GlobalLocalConfiguration(LITE, RootSiftConfiguration(dimension=None)).load(name),

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ from extractor.configuration import WhitenedGlobalConfiguration
 from extractor.dense_keypoints import Layer
 from extractor.photo import Photo
 from extractor.pooling import regions
-from extractor.weights import StoredWeights, Weights, WeightsError
+from extractor.weights import Weights
 from extractor.whitened_global import WhitenedGlobal
+from extractor.whitening import Whitening
 
 Texture = Callable[..., NDArray[np.uint8]]
 
@@ -56,31 +56,22 @@ def unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @pytest.fixture
-def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredWeights:
-    monkeypatch.setenv("LANDBRIDGE_WEIGHTS", str(tmp_path))
-    generator = torch.Generator().manual_seed(0)
-    torch.save(
-        {
-            "whitening.mean": torch.rand(4, generator=generator),
-            "whitening.projection": torch.randn(4, 3, generator=generator),
-        },
-        tmp_path / "whitening.pt",
-    )
-    return StoredWeights("whitening.pt", "none")
+def whitening() -> Whitening:
+    generator = np.random.default_rng(0)
+    return Whitening(generator.random(4, np.float32), generator.standard_normal((4, 3), np.float32))
 
 
-def create(stored: StoredWeights | None, **changes: object) -> WhitenedGlobal:
+def create(whitening: Whitening | None, **changes: object) -> WhitenedGlobal:
     options = {"sides": (64, 96), "levels": 2, "dimension": 3, **changes}
-    return WhitenedGlobal(
-        WhitenedGlobalConfiguration(BlocksConfiguration(), "blocks", whitening=stored, **options)
-    )
+    made = WhitenedGlobal(WhitenedGlobalConfiguration(BlocksConfiguration(), "blocks", **options))
+    made.projection = whitening
+    return made
 
 
-def test_rmac_by_hand(stored: StoredWeights, texture: Texture, tmp_path: Path) -> None:
+def test_rmac_by_hand(whitening: Whitening, texture: Texture) -> None:
     """Regions, L2, whitening, L2, sum, L2, for two sizes: against loops over the pixels' blocks."""
     photo = as_photo(texture(72, 96))
-    state = torch.load(tmp_path / "whitening.pt", weights_only=True)
-    mean, projection = (state[f"whitening.{part}"].double().numpy() for part in ("mean", "projection"))
+    mean, projection = whitening.mean.astype(np.float64), whitening.projection.astype(np.float64)
     total = np.zeros(3)
     for side in (64, 96):
         pixels = photo.reduced(side).pixels.astype(np.float64)
@@ -98,14 +89,14 @@ def test_rmac_by_hand(stored: StoredWeights, texture: Texture, tmp_path: Path) -
             ]
             found += unit((unit(np.array(highest)) - mean) @ projection)
         total += unit(found)
-    model = create(stored)
+    model = create(whitening)
     np.testing.assert_allclose(model.describe(photo), unit(total), atol=1e-5)
     assert (model.dimension, model.longest_side) == (3, 96)
 
 
-def test_mac_by_hand(stored: StoredWeights, texture: Texture) -> None:
+def test_mac_by_hand(whitening: Whitening, texture: Texture) -> None:
     photo = as_photo(texture(48, 64))
-    model = create(stored, sides=(64,), levels=0)
+    model = create(whitening, sides=(64,), levels=0)
     blocks = photo.pixels.astype(np.float64).reshape(6, 8, 8, 8, 3).mean((1, 3)).reshape(-1, 3)
     highest = np.concatenate([blocks.max(0), [blocks.sum(1).max()]])
     assert model.projection is not None
@@ -114,7 +105,7 @@ def test_mac_by_hand(stored: StoredWeights, texture: Texture) -> None:
     np.testing.assert_allclose(model.describe(photo), expected, atol=1e-5)
 
 
-def test_a_whitening_that_is_not_stored_is_learnt(texture: Texture) -> None:
+def test_the_whitening_is_learnt(texture: Texture) -> None:
     model = create(None, dimension=2)
     photos = [as_photo(texture(60, 80, seed=seed)) for seed in range(5)]
     with pytest.raises(RuntimeError, match="is not learnt yet"):
@@ -128,27 +119,17 @@ def test_a_whitening_that_is_not_stored_is_learnt(texture: Texture) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (9, 200), (300, 33)])
-def test_photos_of_any_size(stored: StoredWeights, texture: Texture, shape: tuple[int, int]) -> None:
-    descriptor = create(stored).describe(as_photo(texture(*shape)))
+def test_photos_of_any_size(whitening: Whitening, texture: Texture, shape: tuple[int, int]) -> None:
+    descriptor = create(whitening).describe(as_photo(texture(*shape)))
     assert np.linalg.norm(descriptor) == pytest.approx(1, abs=1e-5)
 
 
-def test_wrong_weights_and_configurations(stored: StoredWeights, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"holds a whitening \(4, 3\), not \(4, 4\)"):
-        create(stored, dimension=None)
-    torch.save({"whitening.mean": torch.zeros(4)}, tmp_path / "whitening.pt")
-    with pytest.raises(WeightsError, match="does not hold the whitening"):
-        create(stored)
-    for wrong in ({"sides": ()}, {"sides": (31,)}, {"levels": -1}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            create(stored, **wrong)
+@pytest.mark.parametrize("wrong", [{"sides": ()}, {"sides": (31,)}, {"levels": -1}])
+def test_wrong_configurations(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        create(None, **wrong)
 
 
-def test_everything_that_decides_is_in_the_identity(stored: StoredWeights) -> None:
-    identities = [
-        create(stored).identity,
-        create(stored, levels=3).identity,
-        create(stored, sides=(64,)).identity,
-        create(None).identity,
-    ]
-    assert len({str(identity) for identity in identities}) == 4
+def test_everything_that_decides_is_in_the_identity() -> None:
+    changes = ({}, {"levels": 3}, {"sides": (64,)}, {"dimension": 2})
+    assert len({str(create(None, **changed).identity) for changed in changes}) == 4
