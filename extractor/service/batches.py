@@ -87,6 +87,7 @@ class Batches:
         # One batch more is decoded meanwhile: no more pixels than that are in memory.
         self.at_once = (self._side_by_side + 1) * self.batch
         self._turns = asyncio.Semaphore(self.at_once)
+        self._filling = asyncio.Lock()  # two batches that fill at once would be half of one each
         self._decoded: asyncio.Queue[tuple[str, Photo, float, asyncio.Future[Answer]]] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
@@ -175,8 +176,9 @@ class Batches:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = [await self._decoded.get()]
-            await self._fill(batch)
+            async with self._filling:
+                batch = [await self._decoded.get()]
+                await self._fill(batch)
             started = time.perf_counter()
             answers = await loop.run_in_executor(
                 self._extracting, self._extract, [(image_id, photo) for image_id, photo, _, _ in batch]

@@ -193,7 +193,8 @@ def test_the_wait_that_is_advised_follows_the_work_that_waits() -> None:
 
 def on_cuda(extractor: Any, uploads: list[Upload]) -> list[Answer]:
     async def inside() -> list[Answer]:
-        async with asyncio.timeout(30), Batches(extractor, Limits(batch=2), "cuda:0") as batches:
+        limits = Limits(batch=2, batch_seconds=20)
+        async with asyncio.timeout(30), Batches(extractor, limits, "cuda:0") as batches:
             return await batches.extract(uploads)
 
     return asyncio.run(inside())
