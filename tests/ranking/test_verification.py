@@ -379,13 +379,16 @@ def test_threads_and_company_change_nothing():
     "model", [np.eye(3), TURNED, SHRUNK, OBLIQUE], ids=["equal", "turned", "shrunk", "oblique"]
 )
 @pytest.mark.parametrize("true", [15, 60, 200])
-def test_swapped_photos_are_about_as_significant(model, true):
+def test_swapped_photos_are_as_significant(model, true):
+    """Neither direction is favoured: each is tried, and the better one kept."""
     query, candidate, _ = scene(18, model, true=true)
     there, back = verify(query, candidate), verify(candidate, query)
-    assert back.inliers == pytest.approx(there.inliers, rel=0.1, abs=2)
-    assert back.significance == pytest.approx(there.significance, rel=0.12, abs=4)
+    assert back.inliers == there.inliers
+    assert back.significance == pytest.approx(there.significance, rel=1e-9)
+    # Equally good models of the two directions may differ in a match.
+    assert len({*map(tuple, there.matches)} ^ {*map(tuple, back.matches[:, ::-1])}) <= 2
     middle = SIZE[None] / 2
-    assert mapped(back.model, mapped(there.model, middle)) == pytest.approx(middle, abs=4)
+    assert mapped(back.model, mapped(there.model, middle)) == pytest.approx(middle, abs=0.3)
 
 
 def test_pixels_are_relative_to_the_photo():

@@ -219,9 +219,27 @@ class _Batch:
         """Models in pixels [B, 3, 3], inliers [B, P] and significance [B] of pairs with P matches at most."""
         import torch
 
-        photos, first, second = self.photos, self.first[chosen], self.second[chosen]
-        source = photos.points[first[:, None], ours]
-        target = photos.points[second[:, None], theirs]
+        first, second = self.first[chosen], self.second[chosen]
+        forward, ahead, evidence = self._fit(first, second, ours, theirs, counts)
+        backward, behind, other = self._fit(second, first, theirs, ours, counts)
+        turned = other > evidence
+        models = torch.where(turned[:, None, None], torch.linalg.inv(backward), forward)
+        evidence = torch.where(turned, other, evidence)
+        return (
+            models,
+            torch.where(turned[:, None], behind, ahead),
+            evidence.masked_fill(evidence.isneginf(), 0.0),
+        )
+
+    def _fit(
+        self, start: Tensor, end: Tensor, ours: Tensor, theirs: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Models from one photo to the other, as `_models` gives them; without one, -inf of significance."""
+        import torch
+
+        photos = self.photos
+        source = photos.points[start[:, None], ours]
+        target = photos.points[end[:, None], theirs]
         valid = torch.arange(ours.shape[1], device=ours.device) < counts[:, None]
         scene = _Scene(source, target, valid, self.settings.threshold)
         models, alive = _hypotheses(scene, self.settings.best_matches)
@@ -239,16 +257,16 @@ class _Batch:
         found = torch.cat([model[:, 0], torch.ones_like(model[:, 0, :1])], 1).reshape(-1, 3, 3)
         smaller = found[:, 0, 0] * found[:, 1, 1] - found[:, 0, 1] * found[:, 1, 0] < 1
         points = torch.where(smaller[:, None, None], target, source)
-        area = torch.where(smaller, photos.areas[second], photos.areas[first])
+        area = torch.where(smaller, photos.areas[end], photos.areas[start])
         chance = _chance(points, inlier, self.settings.threshold, area)
         evidence = _significance(counts, inlier.sum(1), SAMPLE[self.settings.model], chance)
         known = enough[:, 0]
-        pixels = torch.linalg.inv(photos.units[second]) @ found @ photos.units[first]
+        pixels = torch.linalg.inv(photos.units[end]) @ found @ photos.units[start]
         eye = torch.eye(3, dtype=pixels.dtype, device=pixels.device)
         return (
             torch.where(known[:, None, None], pixels, eye),
             inlier,
-            torch.where(known, evidence, torch.zeros_like(evidence)),
+            torch.where(known, evidence, torch.full_like(evidence, -torch.inf)),
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 - the library that compiled code multiplies with
@@ -28,6 +30,8 @@ class BatchedVerifier:
 
     Photos are assumed to be roughly upright: the learned features that Landbridge uses do not match
     under turns beyond 45 degrees, and hypotheses beyond that are not tried. Nothing is drawn at random.
+    Models are fitted from the query to the candidate and back, as errors are measured on one side alone,
+    and the more significant one is kept.
 
     Attributes:
         minimum_similarity: cosine that a putative match must exceed.
@@ -63,7 +67,7 @@ class BatchedVerifier:
         """Name and parameters: results of different fingerprints are not comparable."""
         variant = "" if self.model == "homography" else f":{self.model}"
         variant += "" if self.ratio is None else f":ratio {self.ratio}"
-        return f"batched-2:{self.minimum_similarity}:{self.threshold}:{self.best_matches}{variant}"
+        return f"batched-3:{self.minimum_similarity}:{self.threshold}:{self.best_matches}{variant}"
 
     def verify(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Verification]:
         """Verify one photo against several; see `Verifier.verify`."""
@@ -100,22 +104,46 @@ class BatchedVerifier:
             pairs, values = match_descriptors(query.vectors, candidate.vectors, self.minimum_similarity)
         if self.ratio is not None and len(candidate.points) > 1 and len(pairs):
             pairs = pairs[_distinct(query, candidate, pairs, values, self.ratio)]
-        source, target = query.points[pairs[:, 0]], candidate.points[pairs[:, 1]]
-        inlier = np.zeros(len(pairs), np.bool_)
+        ours, theirs = query.points[pairs[:, 0]], candidate.points[pairs[:, 1]]
+        forward = self._fit(ours, theirs, query.frame, candidate.frame)
+        backward = self._fit(theirs, ours, candidate.frame, query.frame)
+        turned = backward.significance > forward.significance
+        best = backward if turned else forward
+        if best.model is None:
+            return Verification.none(len(pairs))
+        return Verification(
+            putatives=len(pairs),
+            matches=pairs[best.inlier],
+            model=np.linalg.inv(best.model) if turned else best.model,
+            significance=best.significance,
+        )
+
+    def _fit(
+        self, source: NDArray[np.float64], target: NDArray[np.float64], start: Frame, end: Frame
+    ) -> _Fitted:
+        """The model from the points [P, 2] of one photo to those of the other, in their frames."""
+        inlier = np.zeros(len(source), np.bool_)
         sample = SAMPLE[self.model]
         model = robust_homography(source, target, self.threshold, self.best_matches, inlier, 2 * sample)
         inliers = int(inlier.sum())
         if inliers < MINIMAL:
-            return Verification.none(len(pairs))
+            return _Fitted()
         shrinks = np.linalg.det(model[:2, :2]) < 1
-        smaller, points = (candidate.frame, target) if shrinks else (query.frame, source)
-        chance = chance_of_agreement(points[inlier], self.threshold, smaller.area)
-        return Verification(
-            putatives=len(pairs),
-            matches=pairs[inlier],
-            model=np.linalg.inv(candidate.frame.to_unit) @ model @ query.frame.to_unit,
-            significance=significance(len(pairs), inliers, sample, chance),
+        frame, points = (end, target) if shrinks else (start, source)
+        chance = chance_of_agreement(points[inlier], self.threshold, frame.area)
+        return _Fitted(
+            inlier,
+            np.linalg.inv(end.to_unit) @ model @ start.to_unit,
+            significance(len(source), inliers, sample, chance),
         )
+
+
+class _Fitted(NamedTuple):
+    """A model in pixels [3, 3], its inliers bool [P], and how significant they are; or none."""
+
+    inlier: NDArray[np.bool_] = np.zeros(0, np.bool_)
+    model: NDArray[np.float64] | None = None
+    significance: float = -math.inf
 
 
 class _Prepared:
