@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from connector import filters, half, opening, schema
+from connector import filters, half, opening, schema, searchable
 from connector import search as nearest
 from connector.client import Client, DataType
 from connector.companion import Companion, Id
@@ -22,7 +22,6 @@ from connector.errors import (
     DimensionMismatchError,
     ImagesMissingError,
     InvalidInputError,
-    NotLoadedError,
     RefusedError,
     some,
 )
@@ -32,8 +31,6 @@ from extractor.features import ImageFeatures
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
-
-_METRICS = ("COSINE", "IP", "L2")
 
 
 class Found(NamedTuple):
@@ -57,7 +54,8 @@ class AttachedCollection:
     Attributes:
         name: their collection, or the alias that was given.
         vector_field: of the global vectors.
-        id_field: the primary key, integers or text.
+        id_field: the primary key.
+        text_ids: whether ids are text; otherwise they are 64-bit integers.
         dimension: of the vectors.
         metric: COSINE, IP or L2, as their index has it.
     """
@@ -76,8 +74,9 @@ class AttachedCollection:
         timeout: float = 30.0,
         client: MilvusClient | None = None,
         consistency_level: str = "Session",
+        load: bool = False,
     ) -> None:
-        """Look a collection up; nothing is made, loaded or changed.
+        """Look a collection up; nothing is made or changed, nor loaded unless that is asked for.
 
         Args:
             uri: path of a Milvus Lite folder, or http(s)://host:port.
@@ -91,6 +90,8 @@ class AttachedCollection:
             timeout: seconds for every call.
             client: a MilvusClient to use instead of connecting; it stays open at the end.
             consistency_level: of reads of their collection.
+            load: if their collection is not loaded, load it, and release it at the end. A Milvus Lite folder
+                needs this: what is loaded there is loaded within a process.
 
         Raises:
             CollectionMissingError: there is no such collection.
@@ -110,6 +111,7 @@ class AttachedCollection:
         with opening.closed_on_error(self._client):
             self._table = Table.of(self._client, collection)
             self.name, self.id_field = self._table.name, self._table.key
+            self.text_ids = self._table.text_keys
             if id_field not in ("", self.id_field):
                 raise InvalidInputError(
                     f"ids of {collection!r} are those of its primary key, {self.id_field!r}: ask for "
@@ -118,7 +120,8 @@ class AttachedCollection:
             vectors = self._table.vector_field(vector_field)
             self.vector_field, self._kind = str(vectors["name"]), int(vectors["type"])
             self.dimension = int(vectors["params"]["dim"])
-            self._index = self._read_index()
+            self._index = searchable.index_of(self._client, self.name, self.vector_field)
+            self._held = searchable.hold(self._client, self.name, may_load=load)
             self.metric = str(self._index["metric_type"])
             if self._kind != DataType.FLOAT_VECTOR:
                 self._check_half()
@@ -132,7 +135,7 @@ class AttachedCollection:
 
     def __len__(self) -> int:
         """Number of their rows, everything written so far included."""
-        return self._table.count(self._client)
+        return self.count()
 
     def __repr__(self) -> str:
         return f"AttachedCollection({self.name!r} at {self._client.uri!r})"
@@ -149,9 +152,32 @@ class AttachedCollection:
 
     def close(self) -> None:
         """Close the connection; further calls fail."""
-        self._client.close()
+        try:
+            if self._held:
+                searchable.let_go(self._client, self.name)
+                self._held = False
+        finally:
+            self._client.close()
 
     # Their rows
+
+    def count(
+        self,
+        filter: str = "",  # noqa: A002
+        partitions: Sequence[str] | None = None,
+    ) -> int:
+        """Number of their rows that fulfil a filter, in some partitions; see `search`."""
+        self._check_partitions(partitions)
+        return self._table.count(self._client, filter=filter, partitions=partitions)
+
+    def check_field(self, name: str) -> None:
+        """Refuse a field that their rows cannot have.
+
+        Raises:
+            InvalidInputError: there is none of this name, and rows have no dynamic ones.
+        """
+        if not self._table.dynamic:
+            self._table.field(name)
 
     def search(
         self,
@@ -183,8 +209,7 @@ class AttachedCollection:
                 f"{self.vector_field!r} of collection {self.name!r} takes vectors of shape "
                 f"[N, {self.dimension}], got {list(vectors.shape)}: use the model that made it"
             )
-        if partitions is not None:
-            self._check_partitions(partitions)
+        self._check_partitions(partitions)
         answers = nearest.answers(
             self._client,
             self.name,
@@ -193,7 +218,7 @@ class AttachedCollection:
             half.encode(vectors, self._kind),
             limit,
             search_params=search_params,
-            rows=len(self) if self._client.lite else 0,
+            rows=len(self) if self._client.lite and len(vectors) > 1 else 0,
             filter=filter,
             partition_names=list(partitions) if partitions is not None else None,
             output_fields=list(output_fields) or [self.id_field],
@@ -206,13 +231,46 @@ class AttachedCollection:
             found.fields.append([{name: hit["entity"].get(name) for name in output_fields} for hit in answer])
         return found
 
+    def find(
+        self,
+        ids: Sequence[Id],
+        output_fields: Sequence[str] = (),
+        *,
+        filter: str = "",  # noqa: A002
+        partitions: Sequence[str] | None = None,
+    ) -> dict[Id, dict[str, Any]]:
+        """Some fields, the id among them, of those of their rows that are there, by id.
+
+        Args:
+            ids: theirs, or not.
+            output_fields: see `search`.
+            filter: a Milvus expression that the rows fulfil.
+            partitions: names of those that the rows are in; None reads all.
+
+        Raises:
+            InvalidInputError: an id is of the wrong type, or there is no such partition.
+            RefusedError: Milvus does not accept the filter or a field.
+        """
+        wrong = [id_ for id_ in ids if isinstance(id_, str) != self.text_ids]
+        if wrong:
+            raise InvalidInputError(
+                f"ids of {self.name!r} are {'text' if self.text_ids else 'integers'}, and not {some(wrong)}"
+            )
+        self._check_partitions(partitions)
+        found = self._read(ids, output_fields, filter, partitions)
+        return {
+            id_: {name: row.get(name) for name in (self.id_field, *output_fields)}
+            for id_, row in found.items()
+        }
+
     def rows(self, ids: Sequence[Id], output_fields: Sequence[str]) -> list[dict[str, Any]]:
         """Some fields of their rows, in the order of the ids.
 
         Raises:
             ImagesMissingError: they do not have some of the ids.
+            InvalidInputError, RefusedError: see `find`.
         """
-        found = self._read(ids, output_fields)
+        found = self.find(ids, output_fields)
         self._check_there(ids, found)
         return [found[id_] for id_ in ids]
 
@@ -222,13 +280,18 @@ class AttachedCollection:
         Raises:
             ImagesMissingError: they do not have some of the ids.
         """
-        return self._decode(self.rows(ids, [self.vector_field]))
+        return self.decode(self.rows(ids, [self.vector_field]))
+
+    def decode(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """The vectors in rows that were read with the vector field, float32 [N, D]."""
+        return half.decode([row[self.vector_field] for row in rows], self._kind, self.dimension)
 
     def scan(
         self,
         output_fields: Sequence[str] = (),
         *,
         filter: str = "",  # noqa: A002
+        partitions: Sequence[str] | None = None,
         rows: int = 1000,
     ) -> Iterator[tuple[list[Id], NDArray[np.float32], list[dict[str, Any]]]]:
         """All their rows, a page at a time, in ascending order of their ids.
@@ -238,21 +301,24 @@ class AttachedCollection:
         Args:
             output_fields: fields to be read besides.
             filter: a Milvus expression that the rows fulfil.
+            partitions: names of those that are read; None reads all.
             rows: of a page.
 
         Yields:
             Ids, vectors float32 [B, D], and the output fields.
 
         Raises:
+            InvalidInputError: there is no such partition.
             RefusedError: Milvus does not accept the filter or a field.
         """
         fields = [self.vector_field, *output_fields]
+        self._check_partitions(partitions)
         len(self)  # waits until everything written so far can be read
-        pages = self._table.pages(self._client, fields, filter=filter, rows=rows)
+        pages = self._table.pages(self._client, fields, filter=filter, partitions=partitions, rows=rows)
         # Milvus 2.3 gives so many rows of each of its segments at once.
         for page in chain.from_iterable(batches(given, rows) for given in pages):
             ids = [row[self.id_field] for row in page]
-            vectors = self._decode(page)
+            vectors = self.decode(page)
             yield ids, vectors, [{name: row.get(name) for name in output_fields} for row in page]
 
     # Local features beside them
@@ -285,29 +351,43 @@ class AttachedCollection:
         """Those of the ids whose local features are not kept, whole, in their order."""
         return self._companion.missing(ids)
 
+    def digests(self, ids: Sequence[Id] | None = None) -> dict[Id, str]:
+        """Digests of the local features that are kept, whole, by id: they differ when the features do.
+
+        Args:
+            ids: those of these images; None gives all that are kept, those of rows that are gone as well.
+        """
+        return self._companion.digests(ids)
+
     def drop_local(self) -> None:
         """Remove the companion with all local features: what is left is what was there before attaching."""
         self._companion.drop()
 
     # Milvus
 
-    def _read(self, ids: Sequence[Id], fields: Sequence[str]) -> dict[Id, dict[str, Any]]:
+    def _read(
+        self,
+        ids: Sequence[Id],
+        fields: Sequence[str],
+        filter: str = "",  # noqa: A002
+        partitions: Sequence[str] | None = None,
+    ) -> dict[Id, dict[str, Any]]:
         found: dict[Id, dict[str, Any]] = {}
-        # What this process did not write itself may be seen late, except by a strong read.
-        for level in (self._level, "Strong"):
+        # What this process did not write itself may be seen late, except by a strong read; but most of what
+        # a filter leaves out is there.
+        chosen = bool(filter) or partitions is not None
+        for level in (self._level,) if chosen else (self._level, "Strong"):
             for batch in batches([id_ for id_ in dict.fromkeys(ids) if id_ not in found], KEYS_PER_READ):
                 rows = self._client.call(
                     "query",
                     collection_name=self.name,
-                    filter=filters.is_in(self.id_field, batch),
+                    filter=filters.all_of(filters.is_in(self.id_field, batch), filter),
+                    partition_names=list(partitions) if partitions is not None else None,
                     output_fields=[self.id_field, *fields],
                     consistency_level=level,
                 )
                 found |= {row[self.id_field]: row for row in rows}
         return found
-
-    def _decode(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        return half.decode([row[self.vector_field] for row in rows], self._kind, self.dimension)
 
     def _check_there(self, ids: Sequence[Id], found: Mapping[Id, Any]) -> None:
         absent = [id_ for id_ in ids if id_ not in found]
@@ -332,8 +412,10 @@ class AttachedCollection:
                 "2.4 or later, or keep them as FLOAT_VECTOR"
             )
 
-    def _check_partitions(self, partitions: Sequence[str]) -> None:
+    def _check_partitions(self, partitions: Sequence[str] | None) -> None:
         """Whether they have these; Milvus Lite finds nothing in those that they have not."""
+        if partitions is None:
+            return
         there = self._client.call("list_partitions", collection_name=self.name)
         unknown = sorted(set(partitions) - set(there))
         if unknown:
@@ -341,27 +423,6 @@ class AttachedCollection:
                 f"collection {self.name!r} has no partition {some(unknown)}; "
                 f"it has {', '.join(sorted(there))}"
             )
-
-    def _read_index(self) -> dict[str, Any]:
-        names = self._client.call("list_indexes", collection_name=self.name, field_name=self.vector_field)
-        if not names:
-            raise NotLoadedError(
-                f"{self.vector_field!r} of collection {self.name!r} has no index, which a search needs: make "
-                "one with create_index, and load the collection"
-            )
-        index = self._client.call("describe_index", collection_name=self.name, index_name=names[0])
-        if index["metric_type"] not in _METRICS:
-            raise InvalidInputError(
-                f"{self.vector_field!r} of collection {self.name!r} has the metric {index['metric_type']}: "
-                "COSINE, IP or L2 is needed"
-            )
-        state = self._client.call("get_load_state", collection_name=self.name)["state"]
-        if str(state) != "Loaded":
-            raise NotLoadedError(
-                f"collection {self.name!r} is not loaded ({state}), and Landbridge loads nothing of yours: "
-                f"call load_collection({self.name!r}) first"
-            )
-        return {**index, "params": dict(index)}
 
 
 def _score(metric: str, query: NDArray[np.float32], vector: NDArray[np.float32]) -> float:

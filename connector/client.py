@@ -26,6 +26,7 @@ from connector.errors import (
     ConnectorError,
     InvalidInputError,
     RefusedError,
+    SchemaMismatchError,
     UnreachableError,
     UntrustedError,
 )
@@ -36,6 +37,7 @@ _milvus_uri = os.environ.get("MILVUS_URI")
 os.environ["MILVUS_URI"] = ""
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
+    from pymilvus.exceptions import DataNotMatchException
 finally:
     if _milvus_uri is None:
         del os.environ["MILVUS_URI"]
@@ -54,6 +56,8 @@ _COLLECTION_NOT_FOUND = 100
 _NO_CONNECTION = 2
 _NOT_SERVING_YET = frozenset({_NO_CONNECTION, 101, 103, 106, 401, 503, 901, 902})
 """No connection, not loaded, loading, recovering, no replica, no channel, no node: a server that restarts."""
+_NO_DATABASE = re.compile(r"database not found|database '.*' does not exist")
+_NO_ROOM = re.compile(r"no space left|quota exceeded|quota exhausted", re.IGNORECASE)
 _DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 _USER = re.compile(r"^([^/]*//)?.*@")
@@ -70,7 +74,10 @@ class Client:
         uri: where Milvus is, without user and password.
         lite: whether it is Milvus Lite.
         timeout: seconds that one call may take, retries included.
+        creating: held while a collection is made, so that no thread forgets what another has not finished.
     """
+
+    creating = threading.Lock()
 
     def __init__(
         self,
@@ -196,7 +203,7 @@ class Client:
     def forget_unfinished(self, collection: str) -> None:
         """Remove the folder without a schema that Milvus Lite keeps of a creation that was cut short.
 
-        With it there, a collection of this name could neither be made nor dropped.
+        With it there, a collection of this name could neither be made nor dropped. Hold `creating`.
         """
         if self._path is None:
             return
@@ -222,7 +229,15 @@ class Client:
                 f"Milvus at {self.uri} denied {target}: check token, user and database ({text})"
             )
         if code == _COLLECTION_NOT_FOUND:
-            return CollectionMissingError(f"Milvus at {self.uri} has no collection {collection!r} ({target})")
+            return CollectionMissingError(
+                f"Milvus at {self.uri} has no collection {collection!r} ({target}): was it dropped? "
+                "Index into it again, or give another name"
+            )
+        if _NO_DATABASE.search(text):
+            return RefusedError(
+                f"Milvus at {self.uri} does not have this database ({text}): give another db_name, or "
+                "create it"
+            )
         if operation == "connect" or code == _NO_CONNECTION:
             if self._tls and (complaint := self._tls.complaint(self.uri)):
                 return UntrustedError(f"no TLS connection to Milvus at {self.uri}: {complaint}")
@@ -230,6 +245,11 @@ class Client:
                 return UntrustedError(f"Milvus at {self.uri} speaks TLS: write https://")
             return UnreachableError(
                 f"cannot connect to Milvus at {self.uri}: check the address, and that it is up ({text})"
+            )
+        if _NO_ROOM.search(text):
+            return RefusedError(
+                f"Milvus at {self.uri} has no room for {target} ({text}): make room on its disk, or "
+                "raise its quota, and do it again; what was written before is kept"
             )
         if code in _NOT_SERVING_YET:
             return UnreachableError(
@@ -240,6 +260,11 @@ class Client:
             return UnreachableError(
                 f"Milvus at {self.uri} did not answer {target} within {self.timeout:g} s: "
                 f"check that it is up, or allow a longer timeout ({text})"
+            )
+        if isinstance(error, DataNotMatchException):
+            return SchemaMismatchError(
+                f"collection {collection!r} was altered while it was open ({text}): open it again, or "
+                "index into another name"
             )
         return RefusedError(f"Milvus at {self.uri} refused {target}: {text}")
 

@@ -27,6 +27,7 @@ from connector.errors import (
     RefusedError,
     some,
 )
+from connector.local_index import LocalIndex
 from connector.payload_store import Entry, PayloadStore
 from connector.record import RECORD_FIELDS, Hit, Record, Source, check_distinct, check_text
 from connector.rows import KEYS_PER_READ, Rows, batches
@@ -47,6 +48,7 @@ class Collection:
         dimension: of the embeddings.
         extractor: fingerprint of what made the features.
         tenant: whose photos these are; empty in a collection that is not shared.
+        local: its local descriptors, a row each, where they were indexed too.
     """
 
     def __init__(self, client: Client, opened: opening.Opened, tenant: str = "") -> None:
@@ -61,6 +63,7 @@ class Collection:
         self._images = Rows(client, opened.images, tenant)
         self._features = PayloadStore(Rows(client, opened.features, tenant), concurrent=not client.lite)
         self._blobs = PayloadStore(Rows(client, opened.blobs, tenant), concurrent=not client.lite)
+        self.local = LocalIndex(self, client, opened.consistency_level)
 
     @classmethod
     def create(
@@ -217,6 +220,7 @@ class Collection:
             check_text("image id", image.image_id, schema.IMAGE_ID_BYTES)
             check_text(f"path of {image.image_id!r}", source.path, schema.PATH_BYTES)
             packed = payload.pack(image)
+            digest = payload.digest(packed)
             record = Record(
                 image_id=image.image_id,
                 path=source.path,
@@ -225,11 +229,11 @@ class Collection:
                 keypoints=len(image.local),
                 file_bytes=source.file_bytes,
                 modified_ns=source.modified_ns,
-                digest=payload.digest(packed),
+                digest=digest,
             )
             records.append(record)
             text = json.dumps(asdict(record), ensure_ascii=False)
-            entries.append(Entry(self._key(image.image_id), packed, text))
+            entries.append(Entry(self._key(image.image_id), packed, text, digest))
         check_distinct(records)
         self._features.put(entries)
         return records
@@ -263,6 +267,7 @@ class Collection:
         for keys in batches(self._keys(image_ids), KEYS_PER_READ):
             self._images.delete(keys)
             self._features.delete(keys)
+            self.local.delete(keys)
         self._images.settle()
         self._features.rows.settle()
 
@@ -374,13 +379,15 @@ class Collection:
         )
         found: list[list[Hit]] = []
         for answer in answers:
-            if any(hit["entity"].get(schema.TENANT, "") != self.tenant for hit in answer):
+            fields = [hit["entity"] for hit in answer]
+            if self.tenant and any(field[schema.TENANT] != self.tenant for field in fields):
                 raise RefusedError(
                     f"the filter {filter!r} reaches for images of other tenants than {self.tenant!r}: "
                     "close its parentheses in the order in which they open"
                 )
-            hits = (Hit(hit["entity"]["image_id"], min(float(hit["distance"]), 1.0)) for hit in answer)
-            found.append(sorted(hits, key=lambda hit: (-hit.similarity, hit.image_id)))
+            distances = np.negative(np.minimum(answer.distances, 1.0)).tolist()
+            hits = sorted(zip(distances, (field["image_id"] for field in fields), strict=True))
+            found.append([Hit(image_id, -distance) for distance, image_id in hits])
         return found
 
     def _survey(self) -> Iterator[tuple[dict[str, Record], dict[str, Record]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Sequence
+from itertools import chain
 
 from connector import opening, payload, schema
 from connector.client import Client
@@ -54,9 +55,10 @@ class Companion:
         for image in features:
             if image.extractor != extractor:
                 raise FingerprintMismatchError(opening.other_extractor(self.name, extractor, image.extractor))
+        packed = [payload.pack(image) for image in features]
         entries = [
-            Entry(_owner(id_), payload.pack(image), _record(id_))
-            for id_, image in zip(ids, features, strict=True)
+            Entry(_owner(id_), data, _record(id_, payload.digest(data)))
+            for id_, data in zip(ids, packed, strict=True)
         ]
         self._made(extractor).put(entries)
 
@@ -78,6 +80,21 @@ class Companion:
             return list(ids)
         there = self._store.whole([_owner(id_) for id_ in dict.fromkeys(ids)])
         return [id_ for id_ in ids if _owner(id_) not in there]
+
+    def digests(self, ids: Sequence[Id] | None = None) -> dict[Id, str]:
+        """Digests of whole features by id; see `AttachedCollection.digests`."""
+        if self._store is None:
+            return {}
+        if ids is None:
+            self._store.rows.settle()
+            parts = (self._store.records(bounds).values() for bounds in self._store.rows.ranges())
+            records = list(chain.from_iterable(parts))
+        else:
+            whole = self._store.whole([_owner(id_) for id_ in dict.fromkeys(ids)])
+            first = self._store.rows.read([f"{owner}:0" for owner in sorted(whole)], ["pk", "record"])
+            records = [row["record"] for row in first.values()]
+        kept = {entry["id"]: entry["digest"] for entry in map(json.loads, records)}
+        return kept if ids is None else {id_: kept[id_] for id_ in dict.fromkeys(ids) if id_ in kept}
 
     def drop(self) -> None:
         """Remove it with all that it holds.
@@ -116,5 +133,5 @@ def _owner(id_: Id) -> str:
     return schema.image_key(str(id_))
 
 
-def _record(id_: Id) -> str:
-    return json.dumps({"id": id_}, ensure_ascii=False, default=operator.index)
+def _record(id_: Id, digest: str) -> str:
+    return json.dumps({"id": id_, "digest": digest}, ensure_ascii=False, default=operator.index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ from connector import filters
 from connector.alias import Aliases
 from connector.client import Client, DataType, MilvusClient
 from connector.errors import ImagesMissingError, InvalidInputError, RefusedError
-from connector.key_column import Key
+from connector.key_column import Key, KeyColumn
 from connector.scan import Table
 
 PROPERTY = "landbridge.expanded"
 """Property of a companion: a hash of all that it is made of."""
 
+_NAME_DIGITS = 12
 _NUMBERS_PER_WRITE = 2**20
 _ROWS_PER_WRITE = 1000
 _ABOUT_AN_INDEX = frozenset(
@@ -36,7 +38,7 @@ def write_expanded(
     source: str,
     name: str,
     alias: str,
-    keys: Sequence[Key],
+    keys: Sequence[Key] | KeyColumn,
     vectors: NDArray[np.floating],
     *,
     fields: Sequence[str] = (),
@@ -68,10 +70,12 @@ def write_expanded(
     Raises:
         InvalidInputError: the vectors do not fit the source, the alias is a collection, or `name` is taken.
         ImagesMissingError: the source has no row with one of the keys.
+        NotLoadedError: the source is not loaded.
         RefusedError: not all rows arrived; the alias stays where it was.
         UnreachableError, AccessDeniedError: see `Client`.
     """
     table = Table.of(client, source)
+    table.check_loaded(client)
     vector = table.vector_field(vector_field)
     dimension = int(vector["params"]["dim"])
     if vectors.shape != (len(keys), dimension):
@@ -106,6 +110,28 @@ def write_expanded(
     return None if before == name else before
 
 
+def companion_name(
+    alias: str,
+    source: str,
+    keys: Sequence[Key] | KeyColumn,
+    vectors: NDArray[np.floating],
+    fields: Sequence[str] = (),
+) -> str:
+    """A name for the companion that `write_expanded` makes of these: the alias, and a hash of all of them."""
+    return f"{alias}_{_digest(source, keys, vectors, fields)[:_NAME_DIGITS]}"
+
+
+def companions(client: Client, alias: str) -> list[str]:
+    """The companions of an alias by the names that `companion_name` gives, finished or not."""
+    usual = re.compile(rf"{re.escape(alias)}_[0-9a-f]{{{_NAME_DIGITS}}}")
+    return [
+        name
+        for name in sorted(client.call("list_collections"))
+        if usual.fullmatch(name)
+        and PROPERTY in client.call("describe_collection", collection_name=name).get("properties", {})
+    ]
+
+
 def drop_expanded(client: Client, name: str) -> None:
     """Drop a companion that no alias leads to.
 
@@ -125,7 +151,9 @@ def drop_expanded(client: Client, name: str) -> None:
     client.call("drop_collection", collection_name=name)
 
 
-def _digest(source: str, keys: Sequence[Key], vectors: NDArray[np.floating], fields: Sequence[str]) -> str:
+def _digest(
+    source: str, keys: Sequence[Key] | KeyColumn, vectors: NDArray[np.floating], fields: Sequence[str]
+) -> str:
     made = hashlib.blake2b(repr((source, list(fields), vectors.shape)).encode(), digest_size=16)
     for start in range(0, len(keys), _ROWS_PER_WRITE):
         stop = min(start + _ROWS_PER_WRITE, len(keys))

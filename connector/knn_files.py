@@ -55,7 +55,11 @@ class KnnFiles:
         neighbours: int,
         pages: Iterable[tuple[Sequence[Key], Sequence[Key]]],
     ) -> dict[str, Any]:
-        """Write the keys and ids, page by page, and columns without rows; the new header."""
+        """Write the keys and ids, page by page, and columns without rows; the new header.
+
+        A graph that was there is lost.
+        """
+        self._path.unlink(missing_ok=True)
         with KeyWriter(self.folder / "keys") as keys, KeyWriter(self.folder / "ids") as ids:
             for page in pages:
                 keys.append(page[0])

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from connector import half, vector_index
 from connector.client import Client
-from connector.errors import CollectionChangedError, InvalidInputError, NotLoadedError
+from connector.errors import CollectionChangedError, InvalidInputError
 from connector.key_column import Key, KeyColumn
 from connector.knn_files import KnnFiles
 from connector.scan import Table
@@ -63,6 +63,7 @@ class KnnGraph:
         id_field: str = "",
         filter: str = "",  # noqa: A002
         search_params: Mapping[str, Any] | None = None,
+        anew: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> KnnGraph:
         """Search a collection for the neighbours of each of its images.
@@ -80,6 +81,7 @@ class KnnGraph:
             id_field: field of text or integers that names an image; the primary key when empty.
             filter: a Milvus expression: the graph of these images alone.
             search_params: `params` of the index; chosen for its type and k when None.
+            anew: do not go on with a graph of the same collection and arguments, but begin it again.
             progress: called with the number of images done and of all.
 
         Returns:
@@ -98,7 +100,7 @@ class KnnGraph:
         try:
             with FileLock(folder / "lock", timeout=0):
                 job = _Job(client, collection, KnnFiles(folder), neighbours, vector_field, id_field, filter)
-                job.run(search_params, progress)
+                job.run(search_params, anew, progress)
         except Timeout:
             raise InvalidInputError(f"another process builds the k-NN graph in {folder}: wait") from None
         return cls.open(folder)
@@ -158,8 +160,13 @@ class _Job:
         self.dimension = int(vectors["params"]["dim"])
         self.index = self._describe_index()
 
-    def run(self, search_params: Mapping[str, Any] | None, progress: Callable[[int, int], None]) -> None:
-        header = self._header()
+    def run(
+        self,
+        search_params: Mapping[str, Any] | None,
+        anew: bool,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        header = self._header(anew)
         keys = self.files.keys
         if not header["finished"]:
             index = {"index_type": self.index["index_type"], "params": self.index}
@@ -168,7 +175,7 @@ class _Job:
         self._check_keys(keys)
         self.files.finish()
 
-    def _header(self) -> Mapping[str, Any]:
+    def _header(self, anew: bool) -> Mapping[str, Any]:
         """The header of the graph, which is begun when there is none."""
         settings = {
             "collection": self.table.name,
@@ -179,14 +186,14 @@ class _Job:
             "neighbours": self.neighbours,
         }
         header = self.files.header()
-        if header is None:
-            return self.files.begin(settings, self.neighbours, self._key_pages())
         for name, value in settings.items():
-            if header[name] != value:
+            if header is not None and header[name] != value:
                 raise InvalidInputError(
                     f"{self.files.folder} holds a k-NN graph with {name} {header[name]!r}, not {value!r}: "
                     "give another folder, or delete this one"
                 )
+        if header is None or anew:
+            return self.files.begin(settings, self.neighbours, self._key_pages())
         return header
 
     def _key_pages(self) -> Iterator[tuple[list[Key], list[Key]]]:
@@ -264,10 +271,7 @@ class _Job:
             raise InvalidInputError(
                 f"field {self.vector_field!r} of collection {self.table.name!r} has no index: create one"
             )
-        if self.client.lite:  # where it is loaded for this process alone
-            self.client.call("load_collection", collection_name=self.table.name)
-        elif str(self.client.call("get_load_state", collection_name=self.table.name)["state"]) != "Loaded":
-            raise NotLoadedError(f"collection {self.table.name!r} is not loaded: load it first")
+        self.table.check_loaded(self.client)
         index: Mapping[str, Any] = self.client.call(
             "describe_index", collection_name=self.table.name, index_name=names[0]
         )

@@ -100,13 +100,16 @@ def create(client: Client, wanted: Wanted, *, drop_old: bool) -> Opened:
     blobs = schema.blobs(name, tenants=tenants)
     layouts = (schema.features(name, tenants=tenants), blobs, images)
     parts = {layout: describe(client, layout.name) for layout in layouts}
+    local = describe(client, schema.local_name(name))
     if drop_old:
-        for old in filter(None, parts.values()):
+        for old in filter(None, [*parts.values(), local]):
             schema.check_owner(old)
     if described is None or drop_old:
         vector_index.probe(client, images)
     elif schema.version_of(described) != schema.VERSION:
         schema.check_owner(described)  # before a part is added to it
+    if drop_old and local:
+        client.call("drop_collection", collection_name=local["collection_name"])
     for layout, found in parts.items():
         if drop_old and found:
             client.call("drop_collection", collection_name=layout.name)
@@ -152,7 +155,7 @@ def open(  # noqa: A001
     described = describe(client, name)
     if described is None:
         names = set(client.call("list_collections"))
-        others = names - {part(other).name for other in names for part in (schema.features, schema.blobs)}
+        others = names - {part for other in names for part in schema.companions(other)}
         raise CollectionMissingError(
             f"{client.uri} has no collection {name!r}; it has {', '.join(sorted(others)) or 'none at all'}: "
             "give one of these, or index photos first"
@@ -162,10 +165,7 @@ def open(  # noqa: A001
         raise SchemaMismatchError(f"collection {name!r} is a part of another one: open that")
     _check_tenant(described, tenant)
     name, said = described["collection_name"], described["properties"]
-    index = json.loads(said[schema.INDEX_PROPERTY])
-    tenants = bool(tenant)
-    images = schema.images(name, schema.dimension_of(described), index, tenants=tenants)
-    features, blobs = schema.features(name, tenants=tenants), schema.blobs(name, tenants=tenants)
+    images, features, blobs = layouts(described)
     _check_extractor(name, said[schema.EXTRACTOR_PROPERTY], extractor)
     schema.check_fields(described, images)
     for layout in (features, blobs):
@@ -195,6 +195,17 @@ def open(  # noqa: A001
     )
 
 
+def layouts(described: Mapping[str, Any]) -> tuple[schema.Layout, schema.Layout, schema.Layout]:
+    """The parts of a Landbridge collection, as it was described: images, features and blobs."""
+    name, tenants = described["collection_name"], schema.is_shared(described)
+    index = json.loads(described["properties"][schema.INDEX_PROPERTY])
+    return (
+        schema.images(name, schema.dimension_of(described), index, tenants=tenants),
+        schema.features(name, tenants=tenants),
+        schema.blobs(name, tenants=tenants),
+    )
+
+
 def load(client: Client, layouts: Sequence[schema.Layout]) -> None:
     """Complete indexes whose making was cut short, load collections, wait until they serve.
 
@@ -203,7 +214,11 @@ def load(client: Client, layouts: Sequence[schema.Layout]) -> None:
     """
     for layout in layouts:
         if vector_index.described(client, layout) is None:
-            client.call("create_index", collection_name=layout.name, index_params=layout.milvus_index())
+            try:
+                client.call("create_index", collection_name=layout.name, index_params=layout.milvus_index())
+            except RefusedError:  # as in `make`
+                if vector_index.described(client, layout) is None:
+                    raise
         if not _is_loaded(client, layout):
             client.call("load_collection", collection_name=layout.name, _async=True)
     deadline = time.monotonic() + client.timeout
@@ -227,14 +242,20 @@ def describe(client: Client, name: str) -> dict[str, Any] | None:
 
 def make(client: Client, layout: schema.Layout, properties: Mapping[str, str]) -> None:
     """Make a collection of a layout, without its index."""
-    client.forget_unfinished(layout.name)
-    client.call(
-        "create_collection",
-        collection_name=layout.name,
-        schema=layout.milvus_schema(),
-        properties=dict(properties),
-        consistency_level=properties[schema.CONSISTENCY_PROPERTY],
-    )
+    try:
+        with client.creating:
+            client.forget_unfinished(layout.name)
+            client.call(
+                "create_collection",
+                collection_name=layout.name,
+                schema=layout.milvus_schema(),
+                properties=dict(properties),
+                consistency_level=properties[schema.CONSISTENCY_PROPERTY],
+            )
+    except RefusedError:
+        # Another writer was faster, or the call was repeated because its answer was lost.
+        if not client.call("has_collection", collection_name=layout.name):
+            raise
 
 
 @contextmanager
@@ -261,7 +282,7 @@ def _check_extractor(name: str, own: str, wanted: str | None) -> None:
 
 
 def _check_tenant(described: Mapping[str, Any], tenant: str) -> None:
-    shared = any(field["name"] == schema.TENANT for field in described["fields"])
+    shared = schema.is_shared(described)
     name = described["collection_name"]
     if shared and not tenant:
         raise SchemaMismatchError(f"collection {name!r} is shared by tenants: say whose photos, by tenant=")

@@ -1,15 +1,19 @@
 """Payloads of any size in the rows of one collection, a chunk a row: packed features, and named blobs.
 
-A payload is there when all its chunks are, of one writing; a writer that dies leaves it absent or old.
+A payload is there when all its chunks are, of one writing; a writer that dies leaves it absent or old. The
+first chunk says how many there are; rows behind the last one, left by a longer payload, count for nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
+
+from cachetools import LRUCache
 
 from connector import filters, payload
 from connector.rows import KEYS_PER_READ, Rows, batches
@@ -18,6 +22,8 @@ from extractor.features import ImageFeatures
 _USUAL_CHUNKS = 2
 _IMAGES_PER_READ = 25
 _READERS = 4
+_REMEMBERED = 10_000
+"""More payloads than a process writes before a server shows them to every read."""
 
 _Chunks = Mapping[int, Mapping[str, Any]]
 
@@ -30,11 +36,13 @@ class Entry:
         owner: hex key of what it belongs to.
         payload: the bytes.
         record: text to be kept with it.
+        digest: of the payload, where it is known.
     """
 
     owner: str
     payload: bytes
     record: str = ""
+    digest: str = ""
 
 
 class PayloadStore:
@@ -48,15 +56,26 @@ class PayloadStore:
             concurrent: whether it answers several reads at once: servers do, Milvus Lite does not.
         """
         self.rows = rows
+        self._written: LRUCache[str, int] = LRUCache(_REMEMBERED)
         self._images_per_read = _IMAGES_PER_READ if concurrent else KEYS_PER_READ // _USUAL_CHUNKS
 
     def put(self, entries: Iterable[Entry]) -> None:
-        """Write payloads, and remove what an earlier, longer one left behind the last chunk."""
-        owners = [_rows(entry) for entry in entries]
-        beyond = [f"{rows[0]['owner']}:{len(rows)}" for rows in owners]
-        for row in self.rows.read(beyond, ["pk", "owner", "chunk", "chunks"]).values():
-            self.rows.delete([f"{row['owner']}:{chunk}" for chunk in range(row["chunk"], row["chunks"])])
-        rows = list(chain.from_iterable(owners))
+        """Write payloads, and remove what earlier, longer ones left behind their last chunks."""
+        owners = {entry.owner: _rows(entry) for entry in entries}
+        # On a server, a read that sees what was just written waits for as long as writing a hundred images
+        # takes. So what this object wrote is remembered, and nothing is waited for.
+        beyond = [f"{owner}:{len(rows)}" for owner, rows in owners.items()]
+        found = self.rows.read(beyond, ["pk", "owner", "chunks"], consistency_level="Eventually")
+        ends = Counter({row["owner"]: row["chunks"] for row in found.values()})
+        left = [
+            f"{owner}:{chunk}"
+            for owner, rows in owners.items()
+            for chunk in range(len(rows), max(ends[owner], self._written.get(owner, 0)))
+        ]
+        if left:
+            self.rows.delete(left)
+        rows = list(chain.from_iterable(owners.values()))
+        self._written.update((owner, len(rows)) for owner, rows in owners.items())
         self.rows.write(rows, [len(row["payload"]) + 4 * len(row["record"]) + 256 for row in rows])
 
     def get(self, owner: str, label: str) -> bytes | None:
@@ -87,6 +106,8 @@ class PayloadStore:
         Raises:
             CorruptPayloadError: what is stored of one is incomplete or damaged.
         """
+        if len(image_ids) <= self._images_per_read:
+            return self._unpacked(image_ids, extractor)
 
         def read(block: Sequence[tuple[str, str]]) -> dict[str, ImageFeatures]:
             return self._unpacked(dict(block), extractor)
@@ -130,7 +151,7 @@ class PayloadStore:
 
     def _chunks(self, owners: Sequence[str], fields: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
         """Chunks by owner and number. Most owners have few, so those are asked for at once."""
-        fields = ["pk", "chunk", "chunks", "digest", *fields]
+        fields = ["pk", "chunks", "digest", *fields]
         keys = [f"{owner}:{chunk}" for owner in owners for chunk in range(_USUAL_CHUNKS)]
         rows = self.rows.read(keys, fields)
         more = [
@@ -143,12 +164,13 @@ class PayloadStore:
             rows |= self.rows.read(more, fields)
         grouped: dict[str, dict[int, dict[str, Any]]] = {}
         for key, row in rows.items():
-            grouped.setdefault(key.partition(":")[0], {})[row["chunk"]] = row
+            owner, _, chunk = key.partition(":")
+            grouped.setdefault(owner, {})[int(chunk)] = row
         return grouped
 
 
 def _rows(entry: Entry) -> list[dict[str, Any]]:
-    texts, digest = payload.split(entry.payload), payload.digest(entry.payload)
+    texts, digest = payload.split(entry.payload), entry.digest or payload.digest(entry.payload)
     return [
         {
             "pk": f"{entry.owner}:{chunk}",
@@ -166,14 +188,14 @@ def _rows(entry: Entry) -> list[dict[str, Any]]:
 
 def _gap(chunks: _Chunks) -> str:
     """What keeps these chunks from being one whole payload; empty when nothing does."""
-    count = next(iter(chunks.values()))["chunks"]
+    count = chunks.get(0, next(iter(chunks.values())))["chunks"]
     absent = [number for number in range(count) if number not in chunks]
     if absent:
         return f"chunk {absent[0] + 1} of {count} is missing"
-    if len({(row["digest"], row["chunks"]) for row in chunks.values()}) > 1:
+    if len({(chunks[number]["digest"], chunks[number]["chunks"]) for number in range(count)}) > 1:
         return "its chunks were written at different times"
     return ""
 
 
 def _texts(chunks: _Chunks) -> list[str]:
-    return [chunks[number]["payload"] for number in range(len(chunks))]
+    return [chunks[number]["payload"] for number in range(chunks[0]["chunks"])]

@@ -12,7 +12,7 @@ from typing import Any
 
 from connector import filters
 from connector.client import Client, DataType
-from connector.errors import CollectionMissingError, InvalidInputError, RefusedError
+from connector.errors import CollectionMissingError, InvalidInputError, NotLoadedError, RefusedError
 
 _VECTORS = frozenset({DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR})
 _ROWS_PER_PAGE = 10_000
@@ -70,6 +70,11 @@ class Table:
             )
         return self.fields[name]
 
+    @property
+    def scalar_fields(self) -> list[str]:
+        """The fields that hold no vectors."""
+        return [name for name, described in self.fields.items() if described["type"] < DataType.BINARY_VECTOR]
+
     def vector_field(self, name: str = "") -> Mapping[str, Any]:
         """The field of float vectors of this name, or the only one.
 
@@ -90,12 +95,24 @@ class Table:
             )
         return self.fields[name or found[0]]
 
+    def check_loaded(self, client: Client) -> None:
+        """Whether it can be read and searched; Milvus Lite loads it now, for this process alone.
+
+        Raises:
+            NotLoadedError: a server has not loaded it; others may have released it for a reason.
+        """
+        if client.lite:
+            client.call("load_collection", collection_name=self.name)
+        elif str(client.call("get_load_state", collection_name=self.name)["state"]) != "Loaded":
+            raise NotLoadedError(f"collection {self.name!r} is not loaded: load it first")
+
     def pages(
         self,
         client: Client,
         fields: Sequence[str] = (),
         *,
         filter: str = "",  # noqa: A002
+        partitions: Sequence[str] | None = None,
         after: str | int | None = None,
         rows: int = _ROWS_PER_PAGE,
     ) -> Iterator[list[dict[str, Any]]]:
@@ -107,6 +124,7 @@ class Table:
             client: the connection.
             fields: what to read besides the key.
             filter: a Milvus expression that the rows fulfil.
+            partitions: names of those that the rows are in; None reads all.
             after: the key behind which to begin.
             rows: of one page, at most; never more than 10,000.
 
@@ -119,6 +137,7 @@ class Table:
                 "query",
                 collection_name=self.name,
                 filter=filters.all_of(cursor, filter),
+                partition_names=list(partitions) if partitions is not None else None,
                 output_fields=[self.key, *fields],
                 limit=min(rows, _ROWS_PER_PAGE),
                 iterator="True",
@@ -135,9 +154,20 @@ class Table:
                 after = row[self.key]
             yield page
 
-    def count(self, client: Client) -> int:
-        """Number of rows, everything written so far by anyone included."""
+    def count(
+        self,
+        client: Client,
+        *,
+        filter: str = "",  # noqa: A002
+        partitions: Sequence[str] | None = None,
+    ) -> int:
+        """Number of rows, everything written so far by anyone included; see `pages`."""
         answer = client.call(
-            "query", collection_name=self.name, output_fields=["count(*)"], consistency_level="Strong"
+            "query",
+            collection_name=self.name,
+            filter=filter,
+            partition_names=list(partitions) if partitions is not None else None,
+            output_fields=["count(*)"],
+            consistency_level="Strong",
         )
         return int(answer[0]["count(*)"])

@@ -1,7 +1,8 @@
-"""The three Milvus collections behind a Landbridge collection: their fields, indexes and properties.
+"""The Milvus collections behind a Landbridge collection: their fields, indexes and properties.
 
 NAME holds one row an image, NAME_features the packed features, one row a chunk, NAME_blobs what was learnt
-from all images. The same schema is accepted by Milvus Lite and by servers from 2.3.
+from all images, and NAME_local, where it was built, one row a
+local descriptor. The same schema is accepted by Milvus Lite and by servers from 2.3.
 """
 
 from __future__ import annotations
@@ -108,9 +109,30 @@ def features(name: str, *, tenants: bool = False) -> Layout:
     return payloads(f"{name}_features", tenants=tenants)
 
 
+def local(name: str, dimension: int, index: Mapping[str, Any], *, tenants: bool = False) -> Layout:
+    """One row a local descriptor of a collection's images; `mark` is filled in an image's first alone."""
+    fields = (
+        Field("pk", DataType.VARCHAR, 48),
+        *_tenant(tenants),
+        Field("mark", DataType.VARCHAR, 48),
+        Field("descriptor", DataType.FLOAT_VECTOR, dimension),
+    )
+    return Layout(local_name(name), fields, index)
+
+
+def local_name(name: str) -> str:
+    """What the local descriptors of a collection are called."""
+    return f"{name}_local"
+
+
 def blobs(name: str, *, tenants: bool = False) -> Layout:
     """What was learnt from all images of a collection."""
     return payloads(f"{name}_blobs", tenants=tenants)
+
+
+def companions(name: str) -> list[str]:
+    """The names of all that may be kept beside the rows of a collection."""
+    return [f"{name}_{part}" for part in ("features", "blobs", "local")]
 
 
 def payloads(name: str, *, tenants: bool = False) -> Layout:
@@ -160,12 +182,17 @@ def properties(
     return said if index is None else {**said, INDEX_PROPERTY: json.dumps(index, sort_keys=True)}
 
 
-def dimension_of(described: Mapping[str, Any]) -> int:
-    """Dimension of the embeddings of a described collection; 0 when it has none."""
+def dimension_of(described: Mapping[str, Any], vectors: str = "embedding") -> int:
+    """Dimension of the embeddings, or other vectors, of a described collection; 0 when it has none."""
     for field in described["fields"]:
-        if field["name"] == "embedding":
+        if field["name"] == vectors:
             return int(field["params"].get("dim", 0))
     return 0
+
+
+def is_shared(described: Mapping[str, Any]) -> bool:
+    """Whether a described collection was made for tenants."""
+    return any(field["name"] == TENANT for field in described["fields"])
 
 
 def version_of(described: Mapping[str, Any]) -> str | None:

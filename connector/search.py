@@ -40,8 +40,8 @@ def answers(
         queries: vectors of the type of the field.
         limit: most hits for each query.
         search_params: `params` of the index; those that are not given are chosen for the limit.
-        rows: of the collection, where it is known: Milvus Lite makes a table of all queries and rows, for L2
-            of all their components too.
+        rows: of the collection, needed for several queries alone: Milvus Lite makes a table of all queries
+            and rows, for L2 of all their components too.
         options: further arguments of `MilvusClient.search`.
 
     Yields:

@@ -56,6 +56,19 @@ def chosen(images: int, dimension: int, *, lite: bool) -> dict[str, Any]:
     return completed({"index_type": kind}, images, dimension)
 
 
+def chosen_local(rows: int, dimension: int, *, lite: bool) -> dict[str, Any]:
+    """The index for so many local descriptors: there are many to an image, so their memory decides.
+
+    IVF_PQ with a byte for four components; HNSW on Milvus Lite, which has no PQ.
+
+    Args:
+        rows: how many there will be.
+        dimension: of the descriptors.
+        lite: whether the backend is Milvus Lite.
+    """
+    return completed({"index_type": "HNSW" if lite else "IVF_PQ"}, rows, dimension)
+
+
 def completed(index: Mapping[str, Any], images: int, dimension: int) -> dict[str, Any]:
     """An index as the user gave it, with metric and parameters where they were left out.
 
@@ -138,13 +151,14 @@ def probe(client: Client, layout: Layout) -> None:
         return
     trial = Layout(f"{layout.name}_probe", (Field("pk", DataType.VARCHAR, 32), layout.vector), layout.index)
     _drop(client, trial.name)
-    client.forget_unfinished(trial.name)
-    client.call(
-        "create_collection",
-        collection_name=trial.name,
-        schema=trial.milvus_schema(),
-        properties=properties("probe", layout.index),
-    )
+    with client.creating:
+        client.forget_unfinished(trial.name)
+        client.call(
+            "create_collection",
+            collection_name=trial.name,
+            schema=trial.milvus_schema(),
+            properties=properties("probe", layout.index),
+        )
     try:
         _build(client, trial)
     except RefusedError as error:

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from connector.errors import ConnectorError as ConnectorError
     from extractor.photo import PhotoError as PhotoError
+    from landbridge.attached import AttachedPhotos as AttachedPhotos
+    from landbridge.attached import LocalAdded as LocalAdded
+    from landbridge.attached import attach as attach
     from landbridge.datasets import Dataset as Dataset
     from landbridge.datasets import load_dataset as load_dataset
     from landbridge.evaluation import Evaluation as Evaluation
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
     from landbridge.ingest import Added as Added
     from landbridge.recognition import Recognition as Recognition
     from landbridge.recognition import recognise as recognise
+    from landbridge.reindexing import Reindexed as Reindexed
+    from landbridge.reindexing import reindex as reindex
     from landbridge.report import write_report as write_report
+    from landbridge.results import AttachedRanking as AttachedRanking
     from landbridge.results import Hit as Hit
     from landbridge.results import Link as Link
     from landbridge.results import Ranking as Ranking
@@ -35,20 +41,26 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Added": "landbridge.ingest",
+    "AttachedPhotos": "landbridge.attached",
+    "AttachedRanking": "landbridge.results",
     "ConnectorError": "connector.errors",
     "Dataset": "landbridge.datasets",
     "Evaluation": "landbridge.evaluation",
     "Hit": "landbridge.results",
     "Index": "landbridge.index",
     "Link": "landbridge.results",
+    "LocalAdded": "landbridge.attached",
     "METHODS": "landbridge.retrieval",
     "PhotoError": "extractor.photo",
     "Ranking": "landbridge.results",
     "Recognition": "landbridge.recognition",
+    "Reindexed": "landbridge.reindexing",
     "SampleWorld": "landbridge.sample_world",
+    "attach": "landbridge.attached",
     "evaluate": "landbridge.evaluation",
     "load_dataset": "landbridge.datasets",
     "recognise": "landbridge.recognition",
+    "reindex": "landbridge.reindexing",
     "write_recognition": "landbridge.submission",
     "write_report": "landbridge.report",
     "write_submission": "landbridge.submission",

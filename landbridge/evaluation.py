@@ -143,6 +143,7 @@ def evaluate(
     methods: Sequence[str] = METHODS,
     *,
     offline: bool = False,
+    local_index: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Index a data set, rank its queries by several methods, and score the rankings.
@@ -152,6 +153,7 @@ def evaluate(
         index: where its index photos go. It must hold nothing else.
         methods: names of `METHODS`, in the order of the table.
         offline: queries serve as bridging images to one another.
+        local_index: index local descriptors too, a row each; see `Index.build_local_index`.
         progress: told about the long steps.
 
     Raises:
@@ -167,6 +169,8 @@ def evaluate(
             f"such as {min(strangers)}: evaluate into a collection of its own"
         )
     failed = dict(index.add(dataset.index, progress).failed)
+    if local_index:
+        index.build_local_index(progress)
     if dataset.leave_one_out:
         queries = index.members(query for query in dataset.queries if query in index.library.number)
     else:

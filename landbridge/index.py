@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from cachetools import LRUCache
-from platformdirs import user_cache_path
+from numpy.typing import NDArray
 
+from connector.choices import Choices
 from connector.collection import Collection
-from connector.errors import CollectionMissingError, FingerprintMismatchError
+from connector.collection import Hit as Neighbour
+from connector.errors import CollectionMissingError, ConnectorError
+from connector.local_index import Updated
 from extractor.configuration import ExternalConfiguration
 from extractor.extractor import Extractor
 from extractor.features import ImageFeatures, LocalFeatures
@@ -34,6 +38,7 @@ from landbridge.ingest import (
     photo_sources,
     stored_whitening,
 )
+from landbridge.matches_folder import matches_folder
 from landbridge.queries import extract_part, match_key, query_of
 from landbridge.results import Ranking
 from landbridge.retrieval import Library, Progress, Query, Retrieval, silent
@@ -57,6 +62,12 @@ class Index:
         *,
         extractor: str | Extractor | None = None,
         dimension: int | None = None,
+        index_params: Mapping[str, Any] | None = None,
+        consistency_level: str | None = None,
+        ttl_seconds: int | None = None,
+        tenant: str = "",
+        search_params: Mapping[str, Any] | None = None,
+        local_index: bool = True,
         token: str = "",
         db_name: str = "",
         timeout: float = 30.0,
@@ -66,12 +77,22 @@ class Index:
 
         Args:
             uri: a path for the embedded Milvus Lite, or http(s)://host:port of a Milvus server.
-            name: the collection.
+            name: the collection, or an alias of it.
             extractor: registered name, for a new collection the default one when not given; an existing
                 collection knows its own. Its model is loaded when the first photo comes. Or an extractor
                 that is ready: one with options, on another device, or behind a service.
             dimension: of a new collection: global descriptors are PCA-whitened to so many components. By
                 default they are centred alone. An existing collection keeps what it was made with.
+            index_params: of a new collection: `index_type`, `metric_type` and `params` of the descriptors'
+                index; the last two may be left out. By default the index is chosen for the number of photos
+                that the first `add` brings.
+            consistency_level: of a new collection, see `Collection.create`; Session by default.
+            ttl_seconds: of a new collection: after which a server forgets photos.
+            tenant: whose photos, in a collection that many share; every call then sees these alone.
+            search_params: of searches, `params` of the index such as `{"ef": 512}` for HNSW; those that are
+                not given are chosen for the limit.
+            local_index: whether searches also verify what local descriptors vote for, where
+                `build_local_index` was called for the collection.
             token: `token` or `user:password` of the server.
             db_name: database of the server.
             timeout: seconds that Milvus may take to answer.
@@ -80,35 +101,40 @@ class Index:
 
         Raises:
             ConnectorError: Milvus cannot be reached, or the collection is not Landbridge's, or it was made
-                by another extractor than the one given.
+                by another extractor than the one given, with another index, consistency or time, or for
+                tenants and none is given.
             ValueError: no extractor has this name.
         """
         self.uri = str(uri)
         self.name = name
+        self.tenant = tenant
         self._dimension = dimension
+        self._wanted: dict[str, Any] = {
+            "index_params": index_params,
+            "consistency_level": consistency_level,
+            "ttl_seconds": ttl_seconds,
+        }
+        self._search_params = search_params
+        self._uses_local_index = local_index
         self._access: dict[str, Any] = {"token": token, "db_name": db_name, "timeout": timeout}
         self._collection: Collection | None = None
         self._missing = CollectionMissingError(f"there is no {self.uri}: index photos into it first")
         if "://" in self.uri or Path(self.uri).exists():
             try:
-                self._collection = Collection.open(self.uri, name, **self._access)
+                self._collection = Collection.open(self.uri, name, tenant=tenant, **self._access)
             except CollectionMissingError as error:
                 self._missing = error
-        self._matches_folder = matches or self._usual_matches_folder(db_name)
+        self._matches_folder = matches
         self._matches: MatchStore | None = None
         self._library: Library | None = None
         self._cache: LRUCache[str, LocalFeatures] = LRUCache(_CACHED_PHOTOS)
         try:
             self._chosen = choose(self._collection, extractor)
-        except (FingerprintMismatchError, ValueError):
+            if self._collection is not None and any(self._wanted.values()):
+                self.choices.check(**self._wanted)
+        except (ConnectorError, ValueError):
             self.close()
             raise
-
-    def _usual_matches_folder(self, db_name: str) -> Path:
-        if "://" not in self.uri:
-            return Path(f"{self.uri}.matches") / self.name
-        place = hashlib.sha256(f"{self.uri}\n{db_name}\n{self.name}".encode()).hexdigest()[:16]
-        return user_cache_path("landbridge") / "matches" / f"{self.name}-{place}"
 
     def close(self) -> None:
         """Let go of Milvus and of the verified pairs."""
@@ -147,9 +173,27 @@ class Index:
             MatchStoreError: another process uses them, or another verifier made them.
         """
         if self._matches is None:
-            name = self._chosen.name if isinstance(self._chosen, Extractor) else self._chosen
-            self._matches = MatchStore(self._matches_folder, BatchedVerifier(**verification(name)))
+            made_by = self._chosen.name if isinstance(self._chosen, Extractor) else self._chosen
+            # An alias may lead to another collection tomorrow: the pairs are those of the collection.
+            name = self.name if self._collection is None else self._collection.name
+            usual = matches_folder(self.uri, name, self.tenant, self._access["db_name"])
+            folder = self._matches_folder or usual
+            self._matches = MatchStore(folder, BatchedVerifier(**verification(made_by)))
         return self._matches
+
+    @property
+    def local_index(self) -> dict[str, Any] | None:
+        """What `build_local_index` made; None where it was not called, or its work dropped."""
+        return self.collection.local.info() if self.collection.local.exists else None
+
+    @property
+    def choices(self) -> Choices:
+        """What the collection was made with.
+
+        Raises:
+            CollectionMissingError: nothing was added yet.
+        """
+        return Choices.of(self.uri, self.collection.name, **self._access)
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -162,8 +206,14 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """What there is to know of the index, in values that JSON can hold."""
+        choices = self.choices
         return {
             **self.collection.info(),
+            "index_params": dict(choices.index_params["params"]),
+            "consistency_level": choices.consistency_level,
+            "ttl_seconds": choices.ttl_seconds,
+            "tenant": self.tenant or None,
+            "local_index": self.local_index,
             "verified_pairs": len(self.matches),
             "joined": len(self.matches.joined),
             "verifier": self.matches.verifier.fingerprint,
@@ -258,6 +308,9 @@ class Index:
             self.name,
             dimension=embedding_dimension(self._dimension, extractor.dimension, photos),
             extractor=extractor.fingerprint,
+            images=photos,
+            tenant=self.tenant,
+            **{name: choice for name, choice in self._wanted.items() if choice is not None},
             **self._access,
         )
         self._chosen = choose(self._collection, None if isinstance(self._chosen, str) else self._chosen)
@@ -267,9 +320,34 @@ class Index:
         note_moved(self.collection, found.moved)
         if found.new:
             self._library = None
+        if self.collection.local.exists:
+            self.collection.local.update(_counted(progress))
         verified = self.library.join(progress)
         added = [i for i, source in found.new.items() if Path(source.path) not in found.failed]
         return Added(added, found.unchanged, found.failed, verified)
+
+    def build_local_index(
+        self, progress: Progress = silent, *, index_params: Mapping[str, Any] | None = None
+    ) -> Updated:
+        """Give every photo's strongest local descriptors rows of their own, which searches then use.
+
+        They find candidates that the global descriptor misses; see docs/local_index.md for what it brings and
+        costs. Made of the features in Milvus: no photo is extracted. From now on `add` keeps it up to date.
+
+        Args:
+            progress: told how many photos have their rows.
+            index_params: see `LocalIndex.build`.
+
+        Raises:
+            ConnectorError: nothing was added yet, Milvus failed, or it is there with another index.
+        """
+        self._library = None
+        return self.collection.local.build(index_params=index_params, progress=_counted(progress))
+
+    def drop_local_index(self) -> None:
+        """Remove what `build_local_index` made; searches do without."""
+        self._library = None
+        self.collection.local.drop()
 
     # Searching
 
@@ -290,7 +368,9 @@ class Index:
                 self._cache.update(fresh)
                 return found
 
-            self._library = Library(ids, keys, embeddings, self.collection, self.matches, features)
+            searched = _Tuned(self.collection, self._search_params)
+            local = self.collection.local if self._uses_local_index and self.collection.local.exists else None
+            self._library = Library(ids, keys, embeddings, searched, self.matches, features, local=local)
         return self._library
 
     def queries(
@@ -428,3 +508,18 @@ class Index:
         write_report(
             path, rankings, photo=paths.__getitem__, correspondences=retrieval.correspondences, **more
         )
+
+
+def _counted(progress: Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress("index local descriptors", done, total)
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """A collection that is searched with some parameters."""
+
+    collection: Collection
+    search_params: Mapping[str, Any] | None
+
+    def search(self, queries: NDArray[np.float32], limit: int) -> list[list[Neighbour]]:
+        return self.collection.search(queries, limit, search_params=self.search_params)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,7 @@ class Hit:
         chain: The links from the query to the photo.
         confidence: Probability that the photo is right, 0 to 1, comparable between queries: see
             `hit_confidence`.
+        fields: Of the photo's row in somebody's own collection: the primary key, and those asked for.
 
     Raises:
         ValueError: If the chain does not fit ``how``, breaks off, or ends at another photo.
@@ -57,6 +58,7 @@ class Hit:
     how: How
     chain: tuple[Link, ...] = ()
     confidence: float = 0.0
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         links = len(self.chain)
@@ -70,6 +72,13 @@ class Hit:
     def bridges(self) -> tuple[str, ...]:
         """Ids of the photos between the query and this one, in order."""
         return tuple(link.target for link in self.chain[:-1])
+
+    @property
+    def reason(self) -> str:
+        """How it was found, in words."""
+        if self.how == "verified":
+            return f"verified, {self.chain[0].inliers} inliers"
+        return "bridged over " + " → ".join(self.bridges) if self.bridges else "similar"
 
 
 def hit_confidence(chain: Sequence[Link], similarity: float) -> float:
@@ -119,8 +128,12 @@ class Ranking:
         return tuple(hit.image_id for hit in self.hits)
 
     def as_dict(self) -> dict[str, Any]:
-        """The ranking as plain dictionaries, named as the attributes are."""
-        return asdict(self)
+        """The ranking as plain dictionaries, named as the attributes are; `fields` where there are some."""
+        plain = asdict(self)
+        for hit in plain["hits"]:
+            if not hit["fields"]:
+                del hit["fields"]
+        return plain
 
     def to_json(self) -> str:
         """The ranking as one line of JSON.
@@ -129,6 +142,20 @@ class Ranking:
             ValueError: If a score or a confidence is not finite.
         """
         return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedRanking(Ranking):
+    """The answer to one query over somebody's own collection; see `landbridge.attach`.
+
+    Attributes:
+        ids: Primary keys of the photos, as they have them, best first; `image_id` is the same as text.
+        unavailable: Of candidates whose photo could not be had, by primary key: why. They are ranked by the
+            similarity of their vectors alone.
+    """
+
+    ids: tuple[int | str, ...] = ()
+    unavailable: Mapping[int | str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.collection import MAX_LIMIT, Collection
+from connector.collection import MAX_LIMIT
+from connector.collection import Hit as Neighbour
+from connector.local_index import LocalIndex
 from extractor.features import LocalFeatures
 from landbridge.results import Correspondences, Hit, How, Link, Ranking, hit_confidence
 from ranking.confidence import Confidence
 from ranking.id_qe import expand
+from ranking.local_votes import NEIGHBOURS, local_votes
 from ranking.match_graph import MatchGraph
 from ranking.match_store import MatchStore
 from ranking.mmst_c import SpanningTree, grow_trees, rank
@@ -24,6 +28,9 @@ from ranking.support import support
 
 METHODS = ("global", "aqe", "verify", "id-qe", "mmst-c")
 CANDIDATES = 100
+_LOCAL_CANDIDATES = 50
+_LOCAL_QUERIES = 200
+"""Local descriptors of a query that vote, the strongest."""
 _BLOCK = 1024
 """Pairs whose embeddings are gathered at a time, to stay in the processor's cache."""
 
@@ -33,6 +40,13 @@ Progress = Callable[[str, int, int], None]
 
 def silent(step: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
+
+
+class Searched(Protocol):
+    """What finds the nearest index images."""
+
+    def search(self, queries: NDArray[np.float32], limit: int) -> list[list[Neighbour]]:
+        """For each query, float32 [Q, D] of unit norm, the images with their similarities, best first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +60,18 @@ class Library:
         collection: where they are searched.
         matches: the pairs verified so far.
         features: local features of images by digest.
+        featureless: int64, numbers of images that have none and are never verified.
+        local: their local descriptors, searched for candidates that embeddings miss; None without any.
     """
 
     ids: list[str]
     keys: list[str]
     embeddings: NDArray[np.float32]
-    collection: Collection
+    collection: Searched
     matches: MatchStore
     features: Callable[[Sequence[str]], Mapping[str, LocalFeatures]]
+    featureless: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    local: LocalIndex | None = None
 
     @cached_property
     def number(self) -> dict[str, int]:
@@ -64,6 +82,28 @@ class Library:
         """Numbers and similarities of the nearest index images of each vector, by a search in Milvus."""
         hits = self.collection.search(embeddings, min(limit, len(self.ids), MAX_LIMIT))
         return [[(self.number[hit.image_id], hit.similarity) for hit in found] for found in hits]
+
+    def local_candidates(self, descriptors: NDArray[np.float32] | NDArray[np.int8]) -> list[int]:
+        """Numbers of the images that a query's local descriptors [Q, d] vote for, most votes first.
+
+        There must be local descriptors to search.
+        """
+        assert self.local is not None, "there is something to search"
+        found = self.local.search(descriptors[:_LOCAL_QUERIES], NEIGHBOURS)
+        votes = local_votes(found.owners, found.similarity, len(found.images))
+        numbers = [self._local_number.get(key) for key in found.images]
+        voted = [(-vote, i) for vote, i in zip(votes, numbers, strict=True) if i is not None and vote > 0]
+        return [i for _, i in sorted(voted)]
+
+    @cached_property
+    def _local_number(self) -> dict[str, int]:
+        assert self.local is not None, "it has rows"
+        return {self.local.key(image_id): i for i, image_id in enumerate(self.ids)}
+
+    @property
+    def within_reach(self) -> int:
+        """Neighbours among which are the candidates of an image, and itself."""
+        return CANDIDATES + 1 + len(self.featureless)
 
     @cached_property
     def confidence(self) -> Confidence:
@@ -83,10 +123,11 @@ class Library:
         Candidates are the nearest neighbours in Milvus and, in a second round, those that the expanded
         descriptors bring near. Pairs of images that were joined before are not looked at again.
         """
-        new = [i for i, key in enumerate(self.keys) if key not in self.matches.joined]
+        without = set(self.featureless.tolist())
+        new = [i for i, key in enumerate(self.keys) if key not in self.matches.joined and i not in without]
         if not new:
             return 0
-        found = self.neighbours(self.embeddings[new], CANDIDATES + 1)
+        found = self.neighbours(self.embeddings[new], self.within_reach)
         pairs = [(i, j) for i, hits in zip(new, found, strict=True) for j, _ in hits]
         verified = self.verify(self.keys, pairs, progress, "verify index photos")
         known, records = self.matches.among(self.keys)
@@ -95,7 +136,7 @@ class Library:
         known, records = known[before], records[before]
         graph = _graph(self.embeddings, known, records, self._measured(known, records))
         expanded = expand(self.embeddings, graph)
-        closer, _ = nearest_neighbours(expanded[new], expanded, CANDIDATES + 1)
+        closer, _ = nearest_neighbours(expanded[new], expanded, self.within_reach)
         pairs = [(i, int(j)) for i, row in zip(new, closer, strict=True) for j in row]
         verified += self.verify(self.keys, pairs, progress, "verify index photos, round 2")
         self.matches.join(self.keys[i] for i in new)
@@ -116,9 +157,10 @@ class Library:
             stored = self.features([key for key in wanted if key not in own])
             return {key: own[key] if key in own else stored[key] for key in wanted}
 
+        wanted = np.array(pairs, np.int64).reshape(-1, 2)
         return self.matches.verify(
             keys,
-            np.array(pairs, np.int64).reshape(-1, 2),
+            wanted[~np.isin(wanted, self.featureless).any(1)],
             features,
             lambda done, total: progress(step, done, total),
         )
@@ -150,6 +192,7 @@ class Retrieval:
         queries: Sequence[Query],
         *,
         offline: bool = False,
+        candidates: Sequence[Sequence[tuple[int, float]]] | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare; nothing is computed yet.
@@ -158,8 +201,11 @@ class Retrieval:
             library: the index.
             queries: photos from outside, or images of the index, which do not find themselves.
             offline: queries known together serve one another, and the index, as bridging images.
+            candidates: each query's first ranking, which is verified: numbers of index images with their
+                similarities, best first. By default they are searched.
             progress: told about the long steps.
         """
+        self._given = candidates
         self.library = library
         self.queries = queries
         self.offline = offline
@@ -180,17 +226,41 @@ class Retrieval:
 
     @cached_property
     def _candidates(self) -> list[list[tuple[int, float]]]:
-        """The global search: each query's nearest index images, itself left out."""
-        found = self.library.neighbours(self._query_embeddings, CANDIDATES + 1)
+        """Those given, or the global search: each query's nearest index images; itself left out."""
+        given = self._given
+        found = self.library.neighbours(self._query_embeddings, CANDIDATES + 1) if given is None else given
         return [
-            [(i, similarity) for i, similarity in hits if i != node][:CANDIDATES]
+            [(i, similarity) for i, similarity in hits if i != node][: CANDIDATES if given is None else None]
             for node, hits in zip(self._node, found, strict=True)
         ]
 
     @cached_property
+    def _voted(self) -> list[list[int]]:
+        """Index images that each query's local descriptors vote for and that are not yet candidates."""
+        if self.library.local is None:
+            return [[] for _ in self.queries]
+        found = []
+        for query, node, hits in zip(self.queries, self._node, self._candidates, strict=True):
+            known = {node, *(i for i, _ in hits)}
+            voted = self.library.local_candidates(self._local(query).descriptors)
+            found.append([i for i in voted if i not in known][:_LOCAL_CANDIDATES])
+            self.progress("search local descriptors", len(found), len(self.queries))
+        return found
+
+    def _local(self, query: Query) -> LocalFeatures:
+        return self.library.features([query.key])[query.key] if query.local is None else query.local
+
+    @property
+    def _to_verify(self) -> list[list[int]]:
+        """Candidates of the global search, and behind them those of the local descriptors."""
+        return [
+            [i for i, _ in hits] + voted for hits, voted in zip(self._candidates, self._voted, strict=True)
+        ]
+
+    @cached_property
     def _first_graph(self) -> MatchGraph:
-        """Index images, queries and the verified pairs among the candidates of the global search."""
-        pairs = [(node, i) for node, hits in zip(self._node, self._candidates, strict=True) for i, _ in hits]
+        """Index images, queries and the verified pairs among the first candidates."""
+        pairs = [(node, i) for node, images in zip(self._node, self._to_verify, strict=True) for i in images]
         return self._verified(pairs, "verify queries")
 
     def _verified(self, pairs: Sequence[tuple[int, int]], step: str) -> MatchGraph:
@@ -204,7 +274,7 @@ class Retrieval:
         index = len(self.library.ids)
         nearby = expand(self._embeddings, self._bridged(self._first_graph))
         pool = nearby if self.offline else nearby[:index]
-        closer, _ = nearest_neighbours(nearby[self._node], pool, CANDIDATES + 1)
+        closer, _ = nearest_neighbours(nearby[self._node], pool, self.library.within_reach)
         pairs = [(node, int(i)) for node, row in zip(self._node, closer, strict=True) for i in row]
         graph = self._bridged(self._verified(pairs, "verify queries, round 2"))
         return graph, expand(self._embeddings, graph)
@@ -242,7 +312,7 @@ class Retrieval:
 
     def _rank_global(self, limit: int) -> list[Ranking]:
         candidates = self._candidates
-        if limit > CANDIDATES:
+        if limit > CANDIDATES and self._given is None:
             candidates = self.library.neighbours(self._query_embeddings, limit + 1)
         return [self._similar(place, hits, limit) for place, hits in enumerate(candidates)]
 
@@ -256,11 +326,11 @@ class Retrieval:
         graph = self._first_graph
         rankings = []
         for place, (ranking, candidates) in enumerate(
-            zip(self._rank_global(limit), self._candidates, strict=True)
+            zip(self._rank_global(limit), self._to_verify, strict=True)
         ):
             direct = self._direct(graph, place)
             sure = sorted(
-                ((direct[i].evidence, i) for i, _ in candidates if i in direct),
+                ((direct[i].evidence, i) for i in candidates if i in direct),
                 key=lambda entry: -entry[0],
             )
             verified = [self._hit(place, i, score, [direct[i].link], 0.0) for score, i in sure]

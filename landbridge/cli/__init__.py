@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from landbridge.cli import (
+    alias,
+    attach,
     demo,
     evaluate,
     extract,
@@ -15,6 +17,8 @@ from landbridge.cli import (
     info,
     migrate,
     rank,
+    reindex,
+    rerank,
     search,
     serve,
     train,
@@ -38,8 +42,13 @@ app.command("import")(import_features.import_features)
 app.command()(search.search)
 app.command()(rank.rank)
 app.command()(evaluate.evaluate)
+app.command()(attach.attach)
+app.command()(rerank.rerank)
 app.command()(info.info)
 app.command()(migrate.migrate)
+app.command()(reindex.reindex)
+app.command()(alias.alias)
+app.command()(alias.drop)
 app.command()(demo.demo)
 app.command()(extractors.extractors)
 app.command()(serve.serve)

@@ -18,9 +18,12 @@ from landbridge.cli.options import (
     Database,
     Offline,
     ReportFile,
+    SearchParams,
+    Tenant,
     Token,
     check_folder,
     check_method,
+    json_object,
 )
 
 
@@ -64,10 +67,21 @@ def evaluate(
     ] = None,
     min_positives: Annotated[int, typer.Option(min=1, help="Leave out queries with fewer positives.")] = 1,
     offline: Offline = False,
+    search_params: SearchParams = None,
+    local_index: Annotated[
+        bool | None,
+        typer.Option(
+            "--local-index/--no-local-index",
+            help="Also index local descriptors, a row each, for candidates that global ones miss; or search "
+            "without them where they were indexed.",
+            show_default=False,
+        ),
+    ] = None,
     uri: Annotated[
         str, typer.Option(help="Where to index; by default a Milvus Lite file in the user's cache folder.")
     ] = "",
     collection: CollectionName = "evaluate",
+    tenant: Tenant = "",
     token: Token = "",
     db: Database = "",
 ) -> None:
@@ -85,12 +99,15 @@ def evaluate(
     chosen = [method.strip() for method in methods.split(",") if method.strip()]
     for method in chosen or [""]:
         check_method(method, "--methods")
+    params = json_object(search_params, "--search-params")
     with errors():
         loaded = load_dataset(dataset, min_positives, radius)
-        access = Access(uri or str(_evaluation_path(dataset)), collection, token, db)
-        with access.open() as opened:
+        access = Access(uri or str(_evaluation_path(dataset)), collection, token, db, tenant)
+        with access.open(search_params=params, local_index=local_index is not False) as opened:
             with progress() as bars:
-                figures = run(loaded, opened, chosen, offline=offline, progress=bars)
+                figures = run(
+                    loaded, opened, chosen, offline=offline, local_index=bool(local_index), progress=bars
+                )
             if json_file is not None and str(json_file) == "-":
                 print_json(figures.as_dict())
             else:

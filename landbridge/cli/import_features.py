@@ -9,7 +9,7 @@ import typer
 
 from landbridge.cli.console import errors, fail, progress
 from landbridge.cli.index import print_added
-from landbridge.cli.options import Access, AsJson, CollectionName, Database, Token, Uri
+from landbridge.cli.options import Access, AsJson, CollectionName, Database, LocalIndex, Tenant, Token, Uri
 
 
 def import_features(
@@ -47,8 +47,10 @@ def import_features(
             show_default=False,
         ),
     ] = None,
+    local_index: LocalIndex = None,
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
+    tenant: Tenant = "",
     token: Token = "",
     db: Database = "",
     as_json: AsJson = False,
@@ -61,9 +63,13 @@ def import_features(
     Photos whose features cannot be used are listed and skipped; the exit code is 1 only when none could be
     added.
     """
-    with errors(), Access(uri, collection, token, db).open(dimension) as opened:
+    with errors(), Access(uri, collection, token, db, tenant).open(dimension) as opened:
         with progress() as report:
+            if local_index is False and len(opened):
+                opened.drop_local_index()
             added = opened.add_features(features, photos, label=label, progress=report)
+            if local_index and len(opened):
+                opened.build_local_index(report)
         print_added(added, opened, as_json)
         if not (added.added or added.unchanged):
             fail(f"{', '.join(map(str, features))} holds no features")

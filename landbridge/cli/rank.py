@@ -16,13 +16,17 @@ from landbridge.cli.options import (
     Database,
     ExtractorUrl,
     Method,
+    NoLocalIndex,
     Offline,
     QueryFeatures,
     ReportFile,
+    SearchParams,
+    Tenant,
     Token,
     Uri,
     check_folder,
     check_method,
+    json_object,
 )
 
 
@@ -63,8 +67,11 @@ def rank(
     method: Method = "mmst-c",
     offline: Offline = False,
     extractor_url: ExtractorUrl = None,
+    search_params: SearchParams = None,
+    no_local_index: NoLocalIndex = False,
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
+    tenant: Tenant = "",
     token: Token = "",
     db: Database = "",
     as_json: AsJson = False,
@@ -90,7 +97,14 @@ def rank(
         raise typer.BadParameter("give a folder of photos, or --features of them", param_hint="QUERIES")
     if queries is None and report is not None:
         raise typer.BadParameter("shows the photos: give their folder too", param_hint="--report")
-    with errors(), Access(uri, collection, token, db).open(extractor_url=extractor_url) as opened:
+    params = json_object(search_params, "--search-params")
+    access = Access(uri, collection, token, db, tenant)
+    with (
+        errors(),
+        access.open(
+            extractor_url=extractor_url, search_params=params, local_index=not no_local_index
+        ) as opened,
+    ):
         named, failed = ({}, {}) if queries is None else photos_in(queries)
         if queries is not None and not named:
             fail(f"{queries} holds no photos")

@@ -17,10 +17,14 @@ from landbridge.cli.options import (
     Database,
     ExtractorUrl,
     Method,
+    NoLocalIndex,
     QueryFeatures,
+    SearchParams,
+    Tenant,
     Token,
     Uri,
     check_method,
+    json_object,
 )
 
 if TYPE_CHECKING:
@@ -41,8 +45,11 @@ def search(
     limit: Annotated[int, typer.Option(min=1, help="Longest list.")] = 20,
     method: Method = "mmst-c",
     extractor_url: ExtractorUrl = None,
+    search_params: SearchParams = None,
+    no_local_index: NoLocalIndex = False,
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
+    tenant: Tenant = "",
     token: Token = "",
     db: Database = "",
     as_json: AsJson = False,
@@ -55,7 +62,14 @@ def search(
     check_method(method)
     if (image is None) == (photo is None and features is None):
         raise typer.BadParameter("give a photo, --features of one, or the --image id of a photo of the index")
-    with errors(), Access(uri, collection, token, db).open(extractor_url=extractor_url) as opened:
+    params = json_object(search_params, "--search-params")
+    access = Access(uri, collection, token, db, tenant)
+    with (
+        errors(),
+        access.open(
+            extractor_url=extractor_url, search_params=params, local_index=not no_local_index
+        ) as opened,
+    ):
         query = _query(opened, photo, image, features)
         ranking = opened.retrieval([query]).rank(method, limit)[0]
         if as_json:

@@ -7,7 +7,8 @@ graph = build_graph(read_features("index.h5"), "graph", queries=read_features("q
 table = graph.evaluate("gnd.json", ["global", "id-qe", "mmst-c"])
 """
 
-from landbridge.experiments.build import Built, build_graph, import_graph
+from landbridge.experiments.build import Built, build_graph
+from landbridge.experiments.lists import import_graph
 from landbridge.experiments.named_graph import NamedGraph
 
 __all__ = ["Built", "NamedGraph", "build_graph", "import_graph"]

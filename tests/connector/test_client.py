@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from connector import client as client_module
-from connector.client import Client, MilvusException
-from connector.errors import AccessDeniedError, CollectionMissingError, RefusedError, UnreachableError
+from connector.client import Client, DataNotMatchException, MilvusException
+from connector.errors import (
+    AccessDeniedError,
+    CollectionMissingError,
+    RefusedError,
+    SchemaMismatchError,
+    UnreachableError,
+)
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -86,6 +92,26 @@ def test_does_not_repeat_what_was_refused(clock: list[float]) -> None:
 )
 def test_failures_have_names(failure: Exception, expected: type[Exception]) -> None:
     with pytest.raises(expected, match="http://milvus:19530"):
+        connect(failure).call("query", collection_name="n")
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "way_out"),
+    [
+        (MilvusException(100, "can't find"), CollectionMissingError, "was it dropped"),
+        (MilvusException(800, "database not found[database=x]"), RefusedError, "give another db_name"),
+        (MilvusException(1, "database 'x' does not exist"), RefusedError, "give another db_name"),
+        (MilvusException(1, "[Errno 28] No space left on device"), RefusedError, "make room on its disk"),
+        (MilvusException(9, "Retry timeout: 5s, disk quota exceeded"), RefusedError, "raise its quota"),
+        (
+            DataNotMatchException(1, "missed a field `added`"),
+            SchemaMismatchError,
+            "'n' was altered .*open it",
+        ),
+    ],
+)
+def test_failures_say_what_to_do(failure: Exception, expected: type[Exception], way_out: str) -> None:
+    with pytest.raises(expected, match=way_out):
         connect(failure).call("query", collection_name="n")
 
 

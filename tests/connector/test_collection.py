@@ -12,6 +12,7 @@ import pytest
 
 from connector import rows as rows_module
 from connector import schema
+from connector import search as nearest
 from connector.client import Client
 from connector.collection import Collection, Record, Source
 from connector.errors import (
@@ -317,3 +318,15 @@ def test_no_secret_in_what_is_shown(shared: Collection) -> None:
     )
     assert "hunter2" not in f"{secret!r} {secret.info()}"
     assert secret.info()["uri"] == "http://milvus:19530"
+
+
+def test_hits_of_equal_similarity_are_in_the_order_of_their_ids(
+    shared: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answer(list[dict[str, Any]]):
+        distances = (1.0000001, 0.5, 0.5, 0.5, -0.25)
+
+    answer = Answer({"entity": {"image_id": name}} for name in ("b", "d", "a", "c", "e"))
+    monkeypatch.setattr(nearest, "answers", lambda *_, **__: iter([answer]))
+    hits = shared.search(np.eye(1, 16, dtype=np.float32), 5)[0]
+    assert hits == [("b", 1.0), ("a", 0.5), ("c", 0.5), ("d", 0.5), ("e", -0.25)]

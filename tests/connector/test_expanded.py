@@ -16,7 +16,7 @@ from connector.errors import (
     InvalidInputError,
     RefusedError,
 )
-from connector.expanded import drop_expanded, write_expanded
+from connector.expanded import companion_name, companions, drop_expanded, write_expanded
 
 KEYS = ['"quoted"', "back\\slash", "c", "d"]
 ORIGINAL = np.eye(4, dtype=np.float32)
@@ -212,3 +212,25 @@ def test_companions_are_dropped_by_name_and_nothing_else_is(client: Client) -> N
     drop_expanded(client, "expanded_1")
     assert sorted(client.call("list_collections")) == ["expanded_2", "photos"]
     assert search(client, ORIGINAL[1])
+
+
+def test_a_companion_is_named_after_what_it_holds(client: Client) -> None:
+    usual = companion_name("photos_expanded", "photos", KEYS, EXPANDED)
+    assert usual == companion_name("photos_expanded", "photos", KEYS, EXPANDED.astype(np.float64))
+    others = [
+        companion_name("photos_expanded", "photos", KEYS, EXPANDED, ["title"]),
+        companion_name("photos_expanded", "photos", KEYS[::-1], EXPANDED),
+        companion_name("photos_expanded", "others", KEYS, EXPANDED),
+        companion_name("photos_expanded", "photos", KEYS, ORIGINAL),
+    ]
+    assert len({usual, *others}) == 5
+    write(client, usual)
+    write(client, others[3], ORIGINAL)
+    write(client, "photos_expanded_2", ORIGINAL[::-1])  # named by somebody
+    write(client, f"the_{usual}")
+    fields = client._client.create_schema(auto_id=False)
+    fields.add_field("key", DataType.INT64, is_primary=True)
+    fields.add_field("embedding", DataType.FLOAT_VECTOR, dim=4)
+    client.call("create_collection", collection_name="photos_expanded_0123456789ab", schema=fields)
+    assert companions(client, "photos_expanded") == sorted([usual, others[3]])
+    assert companions(client, "photos") == []

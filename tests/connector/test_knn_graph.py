@@ -325,6 +325,34 @@ def test_a_finished_graph_of_what_has_changed_since(client: Client, tmp_path: Pa
         KnnGraph.build(client, "later", tmp_path, 4)
 
 
+def test_anew_it_is_of_what_is_there_now(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(client, "anew", list(range(10)), unit(10))
+    KnnGraph.build(client, "anew", tmp_path, 4)
+    delete(client, "anew", 9)
+    with pytest.raises(InvalidInputError, match="with neighbours 4, not 3"):
+        KnnGraph.build(client, "anew", tmp_path, 3, anew=True)
+
+    def cut_short(*_: object) -> Iterator[Any]:
+        raise InterruptedBuildError
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Job, "_key_pages", cut_short)
+        with pytest.raises(InterruptedBuildError):
+            KnnGraph.build(client, "anew", tmp_path, 4, anew=True)
+    with pytest.raises(FileNotFoundError):  # and not the old graph with half of the new keys
+        KnnGraph.open(tmp_path)
+    with pytest.raises(InterruptedBuildError):
+        KnnGraph.build(client, "anew", tmp_path, 4, anew=True, progress=interrupt(0))
+    with pytest.raises(InvalidInputError, match="has 0 of 9 images"):
+        KnnGraph.open(tmp_path)
+    graph = KnnGraph.build(client, "anew", tmp_path, 4)
+    assert graph.ids.read(0, 9) == list(range(9))
+    np.testing.assert_array_equal(graph.neighbours, exact(unit(10)[:9], 4)[0])
+
+
 def test_what_cannot_be_built(client: Client, tmp_path: Path) -> None:
     make(client, "good", list(range(10)), unit(10))
     build = KnnGraph.build

@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 PORT = 19530
@@ -74,6 +75,27 @@ class Standalone:
                 stdout=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
             )
+
+    def wait(self, seconds: float = 120) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            TimeoutError: it does not; the message ends with its log.
+        """
+        from connector.client import Client
+        from connector.errors import UnreachableError
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                Client(self.uri, token=TOKEN, timeout=5).close()
+            except UnreachableError as error:
+                if time.monotonic() > deadline:
+                    log = (self.folder / "server.log").read_text(errors="replace")[-2000:]
+                    raise TimeoutError(f"the Milvus server did not start: {error}\n{log}") from None
+                time.sleep(0.2)
+            else:
+                return
 
     def kill(self) -> None:
         """SIGKILL the server and all that belongs to it."""

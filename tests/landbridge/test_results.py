@@ -1,8 +1,10 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landbridge.results import Link, hit_confidence
+from landbridge.results import AttachedRanking, Hit, Link, hit_confidence
 
 
 def links(*confidences):
@@ -26,3 +28,31 @@ def test_it_is_a_probability(confidences, similarity):
 @given(st.floats(-1, 1), st.floats(0.5, 1))
 def test_likeness_is_worth_less_than_a_verified_pair(similarity, confidence):
     assert hit_confidence([], similarity) < hit_confidence(links(confidence), 0.0)
+
+
+def test_how_a_photo_was_found_in_words():
+    chain = (Link("q", "a", 31, 0.9), Link("a", "b", 20, 0.8), Link("b", "c", 20, 0.8))
+    assert Hit("a", 1.0, "verified", chain[:1]).reason == "verified, 31 inliers"
+    assert Hit("c", 1.0, "bridged", chain).reason == "bridged over a → b"
+    assert Hit("d", 0.2, "similar").reason == "similar"
+
+
+def test_a_ranking_of_theirs_as_json():
+    hit = Hit("7", 0.5, "similar", fields={"pk": 7, "city": "Köln"})
+    ranking = AttachedRanking("q", (hit,), (7,), {9: "no such file"})
+    assert json.loads(ranking.to_json()) == {
+        "query_id": "q",
+        "hits": [
+            {
+                "image_id": "7",
+                "score": 0.5,
+                "how": "similar",
+                "chain": [],
+                "confidence": 0.0,
+                "fields": {"pk": 7, "city": "Köln"},
+            }
+        ],
+        "ids": [7],
+        "unavailable": {"9": "no such file"},
+    }
+    assert hash(ranking) == hash(AttachedRanking("q", (hit,), (7,)))

@@ -347,3 +347,59 @@ def test_threads_do_not_matter(toy, tmp_path):
             retrieval = index.retrieval(queries)
             rankings.append([retrieval.rank(method) for method in METHODS])
     assert rankings[0] == rankings[1]
+
+
+class TestGivenCandidates:
+    def test_their_order_and_similarities_stand(self, library):
+        given = [[(D, 0.2), (A, 0.9), (B, 0.1)]]
+        retrieval = Retrieval(library, [make_query("q", Q, QUERY)], candidates=given)
+        assert ids(retrieval.rank("global")) == [["d", "a", "b"]]
+        assert [hit.score for hit in retrieval.rank("global")[0].hits] == [0.2, 0.9, 0.1]
+        library.matches.verifier.asked.clear()
+        assert ids(retrieval.rank("verify")) == [["a", "d", "b"]]
+        assert set(library.matches.verifier.asked) == {frozenset((Q, i)) for i in (A, B, D)}
+        # What the first candidates bring near is verified, too: here, the whole index.
+        assert ids(retrieval.rank("mmst-c"))[0][0] == "e"
+
+    def test_however_many_they_are(self, library, monkeypatch):
+        monkeypatch.setattr(module, "CANDIDATES", 1)
+        given = [[(D, 0.2), (A, 0.9), (B, 0.1)]]
+        retrieval = Retrieval(library, [make_query("q", Q, QUERY)], candidates=given)
+        assert ids(retrieval.rank("verify")) == [["a", "d", "b"]]
+
+    def test_the_query_is_none_of_them(self, library):
+        member = Query("a", library.keys[A], library.embeddings[A])
+        retrieval = Retrieval(library, [member], candidates=[[(A, 1.0), (B, 0.36)]])
+        assert ids(retrieval.rank("verify")) == [["b"]]
+
+
+class TestImagesWithoutFeatures:
+    @pytest.fixture
+    def library(self, tmp_path):
+        """The photos a and d have none."""
+        whole = make_library(tmp_path / "pairs", EMBEDDINGS, Table(PAIRS))
+
+        def seen(keys):
+            assert not {key(A), key(D)} & set(keys)
+            return {digest: features(int(digest, 16)) for digest in keys}
+
+        with (library := dataclasses.replace(whole, features=seen, featureless=np.array([A, D]))).matches:
+            yield library
+
+    def test_they_are_ranked_and_never_verified(self, library):
+        assert library.join() == 1
+        assert library.matches.joined == {key(B), key(E)}
+        assert library.join() == 0
+        retrieval = Retrieval(library, [make_query("q", Q, QUERY)])
+        for method in METHODS:
+            hits = {hit.image_id: hit.how for hit in retrieval.rank(method)[0].hits}
+            assert hits.keys() == {"a", "b", "d", "e"}
+            assert hits["a"] == hits["d"] == "similar"
+        assert hits["e"] == "verified"
+        assert not [pair for pair in library.matches.verifier.asked if pair & {A, D}]
+
+    def test_they_take_no_place_among_candidates(self, library, monkeypatch):
+        monkeypatch.setattr(module, "CANDIDATES", 1)
+        # The nearest to e are d and a; b comes after them.
+        assert library.join() == 1
+        assert library.matches.verifier.asked == [frozenset((B, E))]

@@ -114,7 +114,7 @@ class BatchedVerifier:
         return Verification(
             putatives=len(pairs),
             matches=pairs[best.inlier],
-            model=np.linalg.inv(best.model) if turned else best.model,
+            model=np.asarray(np.linalg.inv(best.model), np.float64) if turned else best.model,
             significance=best.significance,
         )
 
