@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ from pipeline import machine
 
 import landbridge
 from connector import payload
-from connector.client import Client, MilvusClient
+from connector.client import Client
 from connector.collection import Collection, Record, Source
 from connector.errors import ConnectorError
 from extractor.features import ImageFeatures, LocalFeatures
@@ -44,7 +44,7 @@ TESTS = Path(__file__).parent.parent / "tests" / "integration"
 NAME = "capacity"
 EXTRACTOR = "capacity@1"
 HNSW = {"index_type": "HNSW"}
-IVF_SQ8 = {"index_type": "IVF_SQ8", "metric_type": "COSINE", "params": {"nlist": 512}}
+IVF_SQ8 = {"index_type": "IVF_SQ8"}
 COLLECT_GARBAGE = {f"dataCoord.gc.{name}": 5 for name in ("interval", "missingTolerance", "dropTolerance")}
 CANDIDATES = 100
 PATIENCE = 600.0
@@ -183,13 +183,7 @@ def rows_on_server(standalone: Any, real: Sequence[ImageFeatures], sizes: Sizes)
     memory, data, index, client, seconds = [], [], [], [], 0.0
     with create(standalone, f"{NAME}_rows", dimension, index_params=HNSW) as collection:
         for first, last in steps(sizes.rows):
-            records = [record(number) for number in range(first, last)]
-            vectors = embeddings(dimension, range(first, last))
-            start = time.perf_counter()
-            for part in range(0, len(records), 1000):
-                collection.publish(records[part : part + 1000], vectors[part : part + 1000])
-            seconds += time.perf_counter() - start
-            sealed(standalone, collection.name, last)
+            seconds += publish(standalone, collection, first, last)
             restart(standalone)
             memory.append(settled_rss(standalone))
             data.append(disk(standalone.folder, "insert_log"))
@@ -199,12 +193,14 @@ def rows_on_server(standalone: Any, real: Sequence[ImageFeatures], sizes: Sizes)
             f"searches_per_second_{threads}": searches_per_second(collection, threads, sizes.seconds)
             for threads in THREADS
         }
-        quantised = settled_rss_with(standalone, collection.name, IVF_SQ8, max(sizes.rows))
-    without_rows = memory[-1] - slope(sizes.rows, memory) * max(sizes.rows)
+    with create(standalone, f"{NAME}_sq8", dimension, index_params=IVF_SQ8) as collection:
+        publish(standalone, collection, 0, max(sizes.rows))
+        restart(standalone)
+        quantised = settled_rss(standalone) - memory[-1]
     return {
         "server_memory_idle_mb": idle / 1e6,
         "server_memory_row": slope(sizes.rows, memory),
-        "server_memory_row_sq8": (quantised - without_rows) / max(sizes.rows),
+        "server_memory_row_sq8": quantised / max(sizes.rows),
         "server_disk_row": slope(sizes.rows, data) + slope(sizes.rows, index),
         "server_disk_row_index": slope(sizes.rows, index),
         "client_memory_row": slope(sizes.rows, [after for after, _ in client]),
@@ -213,6 +209,18 @@ def rows_on_server(standalone: Any, real: Sequence[ImageFeatures], sizes: Sizes)
         "rows_per_second": max(sizes.rows) / seconds,
         **rates,
     }
+
+
+def publish(standalone: Any, collection: Collection, first: int, last: int) -> float:
+    """Write rows, and wait for their index; the seconds of the writing."""
+    records = [record(number) for number in range(first, last)]
+    vectors = embeddings(collection.dimension, range(first, last))
+    start = time.perf_counter()
+    for part in range(0, len(records), 1000):
+        collection.publish(records[part : part + 1000], vectors[part : part + 1000])
+    seconds = time.perf_counter() - start
+    sealed(standalone, collection.name, last)
+    return seconds
 
 
 def features_on_server(
@@ -245,21 +253,6 @@ def features_on_server(
         "photos_per_second_staged": max(sizes) / seconds,
         "ms_to_fetch_100": 1000 * statistics.median(fetches),
     }
-
-
-def settled_rss_with(standalone: Any, name: str, index: Mapping[str, Any], rows: int) -> float:
-    """Bytes of memory of the server with another index of the embeddings."""
-    with Client(standalone.uri, token=standalone.token, timeout=PATIENCE) as client:
-        client.call("release_collection", collection_name=name)
-        old = client.call("list_indexes", collection_name=name)[0]
-        client.call("drop_index", collection_name=name, index_name=old)
-        params = MilvusClient.prepare_index_params()
-        params.add_index("embedding", **index)
-        client.call("create_index", collection_name=name, index_params=params)
-        wait_for_index(client, name, rows)
-        client.call("load_collection", collection_name=name)
-    restart(standalone)
-    return settled_rss(standalone)
 
 
 def settled_rss_mapped(standalone: Any, name: str) -> float:

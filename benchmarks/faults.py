@@ -150,12 +150,11 @@ def total(faults: Sequence[Fault]) -> dict[str, int]:
 
 
 def tally(faults: Sequence[Fault]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_footer=True, width=100)
-    columns = {"fault": "all", "backend": "", "faults tried": "", "rows lost": "", "rows duplicated": ""}
-    for (column, footer), number in zip(columns.items(), [None, None, *total(faults).values()], strict=True):
-        table.add_column(
-            column, footer if number is None else str(number), justify="left" if number is None else "right"
-        )
+    table = Table(box=SIMPLE_HEAD, show_footer=True)
+    table.add_column("fault", "all")
+    table.add_column("backend")
+    for column, number in zip(("tried", "rows lost", "rows duplicated"), total(faults).values(), strict=True):
+        table.add_column(column, str(number), justify="right")
     for fault in faults:
         numbers = (fault.tried, fault.rows_lost, fault.rows_duplicated)
         table.add_row(fault.fault, fault.backend, *map(str, numbers))

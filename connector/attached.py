@@ -210,6 +210,19 @@ class AttachedCollection:
                 f"[N, {self.dimension}], got {list(vectors.shape)}: use the model that made it"
             )
         self._check_partitions(partitions)
+        return self._search(
+            vectors,
+            limit,
+            output_fields,
+            search_params=search_params,
+            filter=filter,
+            partition_names=list(partitions) if partitions is not None else None,
+            consistency_level=self._level,
+        )
+
+    def _search(
+        self, vectors: NDArray[np.float32], limit: int, output_fields: Sequence[str] = (), **options: Any
+    ) -> Found:
         answers = nearest.answers(
             self._client,
             self.name,
@@ -217,12 +230,9 @@ class AttachedCollection:
             self._index,
             half.encode(vectors, self._kind),
             limit,
-            search_params=search_params,
             rows=len(self) if self._client.lite and len(vectors) > 1 else 0,
-            filter=filter,
-            partition_names=list(partitions) if partitions is not None else None,
             output_fields=list(output_fields) or [self.id_field],
-            consistency_level=self._level,
+            **options,
         )
         found = Found([], [], [])
         for answer in answers:
@@ -402,7 +412,9 @@ class AttachedCollection:
         if first is None:
             return
         query = first[1]
-        found = self.search(query, 1)
+        found = self._search(query, 1, consistency_level="Strong")
+        if not found.ids[0]:
+            return  # it was deleted meanwhile
         score = float(found.scores[0][0])
         truth = _score(self.metric, query[0], self.vectors(found.ids[0])[0])
         if abs(score - truth) > 0.02 * max(1.0, abs(truth)):

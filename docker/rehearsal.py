@@ -120,7 +120,8 @@ class Build:
 
     def _digest(self, stage: Stage) -> str:
         """Of all that a stage is made of: its steps, the files that it copies, the stages it takes from."""
-        digest = hashlib.sha256(repr((stage.instructions, sorted(self.arguments.items()))).encode())
+        steps = [(step.name, step.flags, step.value) for step in stage.instructions]
+        digest = hashlib.sha256(repr((steps, sorted(self.arguments.items()))).encode())
         for needed in sorted(stage.needs):
             digest.update(self._digests.get(needed, needed).encode())
         for step in stage.instructions:

@@ -28,6 +28,7 @@ from . import Backend, Fault, Place, SurpriseError, Worker, refusal
 
 DIMENSION, FINGERPRINT = 16, "xfeat@1"
 PASSWORD = "hunter2"
+PHOTOS = list(range(4))
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Case:
     @classmethod
     def made(cls, backend: Backend, worker: Worker) -> Case:
         place = backend.place("refused")
-        worker.complete("ingest", place)
+        worker.complete("ingest", place, numbers=PHOTOS)
         return cls(backend, worker, place)
 
     def open(self, **arguments: object) -> Collection:
@@ -73,7 +74,7 @@ def everything(backend: Backend, worker: Worker) -> Iterator[Fault]:
         lost = duplicated = 0
         for drift in drifts:
             told += drift(case)
-            worker.complete("ingest", case.place)
+            worker.complete("ingest", case.place, numbers=PHOTOS)
             found = worker.content(case.place)
             lost += found.lost(expected)
             duplicated += found.duplicated(expected)

@@ -10,11 +10,12 @@ PHOTOS = 24
 def lost_answers(backend: Backend, worker: Worker, tenant: str = "") -> Fault:
     """Milvus does what it is told, its answer is lost, and the client repeats the call."""
     whole = backend.place(f"heard{tenant}", tenant)
-    worker.complete("ingest", whole)
-    worker.complete("ingest", whole, edition=2)
+    few = list(range(PHOTOS // 3))
+    worker.complete("ingest", whole, numbers=few)
+    worker.complete("ingest", whole, numbers=few, edition=2)
     expected = worker.content(whole)
     place = backend.place(f"unheard{tenant}", tenant)
-    worker.complete("ingest_deaf", place)
+    worker.complete("ingest_deaf", place, numbers=few)
     found = worker.content(place)
     name = "answers lost: tenants" if tenant else "answers lost: ingest"
     return Fault(name, str(backend), 1, found.lost(expected), found.duplicated(expected))

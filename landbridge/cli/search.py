@@ -104,11 +104,5 @@ def _ranking_table(ranking: Ranking) -> Table:
     table.add_column("score", justify="right")
     table.add_column("found", overflow="fold")
     for place, hit in enumerate(ranking.hits, 1):
-        if hit.how == "verified":
-            found = f"verified, {hit.chain[0].inliers} inliers"
-        elif hit.how == "bridged":
-            found = "bridged over " + " → ".join(hit.bridges)
-        else:
-            found = "similar"
-        table.add_row(str(place), escape(hit.image_id), f"{hit.score:.3f}", escape(found))
+        table.add_row(str(place), escape(hit.image_id), f"{hit.score:.3f}", escape(hit.reason))
     return table

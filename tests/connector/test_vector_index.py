@@ -29,6 +29,16 @@ def test_the_index_grows_with_the_collection(images: int, dimension: int, kind: 
     assert chosen(images, dimension, lite=True) == dict(vector_index.EXACT)
 
 
+def test_the_index_of_local_descriptors_is_the_small_one_that_the_backend_has() -> None:
+    on_server = vector_index.chosen_local(1_000_000, 64, lite=False)
+    assert on_server == {
+        "index_type": "IVF_PQ",
+        "metric_type": "COSINE",
+        "params": {"nlist": 4000, "m": 16, "nbits": 8},
+    }
+    assert vector_index.chosen_local(1_000_000, 64, lite=True)["index_type"] == "HNSW"
+
+
 @pytest.mark.parametrize(
     ("index", "dimension", "params"),
     [

@@ -155,11 +155,11 @@ def test_killed_in_the_middle_and_resumed(deployment: Any, tmp_path: Path) -> No
         collection.local.delete([collection.local.key("0.jpg")])
         put(collection, *(photo(number, edition=2) for number in range(3)))
     codes = []
-    for write in (4, 6, 7, 0):
+    for write in (4, 7, 0):
         environment = {**os.environ, "MILVUS_TOKEN": place.token}
         command = [sys.executable, __file__, place.uri, str(write)]
         codes.append(subprocess.run(command, env=environment, timeout=120).returncode)
-    assert codes == [-signal.SIGKILL] * 3 + [0]
+    assert codes == [-signal.SIGKILL] * 2 + [0]
     with place.open("locally_killed") as collection:
         assert collection.local.update() == Updated()
         resumed = rows(collection)

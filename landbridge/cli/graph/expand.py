@@ -10,16 +10,18 @@ from rich.markup import escape
 
 from landbridge.cli.console import errors, out, print_json, progress
 from landbridge.cli.graph.match import matched_facts, print_matched
-from landbridge.cli.graph.source import (
+from landbridge.cli.graph.source import GraphFolder, IdField, Neighbours, Rounds
+from landbridge.cli.options import (
+    AsJson,
+    CollectionName,
     Companion,
-    Filter,
-    GraphFolder,
-    IdField,
-    Neighbours,
-    Rounds,
+    Database,
+    RowFilter,
+    Tenant,
+    Token,
+    Uri,
     VectorField,
 )
-from landbridge.cli.options import AsJson, CollectionName, Database, Tenant, Token, Uri
 
 if TYPE_CHECKING:
     from landbridge.collection_expansion import Expanded
@@ -43,7 +45,7 @@ def expand(
     vector_field: VectorField = "",
     id_field: IdField = "",
     companion: Companion = "",
-    only: Filter = "",
+    only: RowFilter = "",
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
     tenant: Tenant = "",

@@ -9,8 +9,17 @@ import typer
 from rich.markup import escape
 
 from landbridge.cli.console import err, errors, out, print_json, progress
-from landbridge.cli.graph.source import Filter, IdField, Neighbours, VectorField
-from landbridge.cli.options import AsJson, CollectionName, Database, Tenant, Token, Uri
+from landbridge.cli.graph.source import IdField, Neighbours
+from landbridge.cli.options import (
+    AsJson,
+    CollectionName,
+    Database,
+    RowFilter,
+    Tenant,
+    Token,
+    Uri,
+    VectorField,
+)
 
 
 def knn(
@@ -20,7 +29,7 @@ def knn(
     k: Neighbours = 100,
     vector_field: VectorField = "",
     id_field: IdField = "",
-    only: Filter = "",
+    only: RowFilter = "",
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
     tenant: Tenant = "",

@@ -9,16 +9,18 @@ import typer
 from rich.markup import escape
 
 from landbridge.cli.console import err, errors, out, print_json, progress
-from landbridge.cli.graph.source import (
+from landbridge.cli.graph.source import GraphFolder, IdField, Neighbours, Rounds
+from landbridge.cli.options import (
+    AsJson,
+    CollectionName,
     Companion,
-    Filter,
-    GraphFolder,
-    IdField,
-    Neighbours,
-    Rounds,
+    Database,
+    RowFilter,
+    Tenant,
+    Token,
+    Uri,
     VectorField,
 )
-from landbridge.cli.options import AsJson, CollectionName, Database, Tenant, Token, Uri
 
 if TYPE_CHECKING:
     from landbridge.collection_graph import CollectionGraph
@@ -43,7 +45,7 @@ def match(
     vector_field: VectorField = "",
     id_field: IdField = "",
     companion: Companion = "",
-    only: Filter = "",
+    only: RowFilter = "",
     uri: Uri = "landbridge.db",
     collection: CollectionName = "landbridge",
     tenant: Tenant = "",

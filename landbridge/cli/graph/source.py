@@ -7,26 +7,11 @@ from typing import Annotated
 
 import typer
 
-VectorField = Annotated[
-    str,
-    typer.Option(help="Field of the vectors; by default the only one.", show_default=False),
-]
 IdField = Annotated[
     str,
     typer.Option(
         help="Field that names an image of your own collection; by default the primary key.",
         show_default=False,
-    ),
-]
-Filter = Annotated[
-    str,
-    typer.Option("--filter", help="A Milvus expression: only the images that fulfil it.", show_default=False),
-]
-Companion = Annotated[
-    str,
-    typer.Option(
-        help="Collection of the local features of your own collection's images.",
-        show_default="COLLECTION_landbridge",
     ),
 ]
 Neighbours = Annotated[int, typer.Option("--k", min=1, max=16_383, help="Nearest neighbours of an image.")]
