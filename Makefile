@@ -20,8 +20,9 @@ TORCH := torch==2.13.0
 demo: .venv/installed
 	$(BIN)/landbridge demo $(if $(PHOTOS),--photos "$(PHOTOS)") --out demo
 
+# Two at a time, as much of it waits for a server.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .venv/docker-tests: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[docker-tests]'

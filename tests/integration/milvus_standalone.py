@@ -122,10 +122,10 @@ def _unpack(binaries: Path) -> None:
     for source in packed.glob("*.lzma"):
         target = binaries / source.stem
         if not target.exists():
-            part = target.with_suffix(".part")
-            part.write_bytes(lzma.decompress(source.read_bytes()))
-            part.chmod(0o755)
-            part.rename(target)
+            with tempfile.NamedTemporaryFile(dir=binaries, delete=False) as part:
+                part.write(lzma.decompress(source.read_bytes()))
+            Path(part.name).chmod(0o755)
+            Path(part.name).rename(target)
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
