@@ -3,7 +3,7 @@ BIN := .venv/bin
 PHOTOS ?=
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-docker test-tensorflow lint clean
+.PHONY: demo test test-docker test-images test-tensorflow lint clean
 
 # The virtual environment is complete when its stamp is newer than what it was made from.
 .venv/installed: pyproject.toml constraints.txt
@@ -31,6 +31,10 @@ test: .venv/installed
 # The first time, the image of Milvus 2.6 is fetched.
 test-docker: .venv/docker-tests
 	LANDBRIDGE_MILVUS=docker $(BIN)/python -m pytest tests/integration -rs --timeout 1800
+
+# Carries out the steps of the Dockerfile without an engine; needs root and debootstrap.
+test-images: .venv/installed
+	$(BIN)/python docker/check.py --work .docker-check
 
 # TensorFlow's requirements clash with ours. TF-Slim needs a version of Keras that came with TensorFlow 2.12 last.
 .venv-tensorflow/installed: Makefile

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import time
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import SplitResult, urlsplit
 
 import grpc  # type: ignore[import-untyped]
@@ -60,6 +61,10 @@ _NO_DATABASE = re.compile(r"database not found|database '.*' does not exist")
 _NO_ROOM = re.compile(r"no space left|quota exceeded|quota exhausted", re.IGNORECASE)
 _DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
+_WRITES = frozenset({"insert", "upsert", "delete"})
+_OWN_WRITES = 60.0
+"""Seconds after which a write of this process is older than what a Bounded read may miss."""
+
 _USER = re.compile(r"^([^/]*//)?.*@")
 """User and password of an address, or of what was meant as one."""
 
@@ -78,6 +83,7 @@ class Client:
     """
 
     creating = threading.Lock()
+    _written: ClassVar[dict[tuple[str, str], float]] = {}
 
     def __init__(
         self,
@@ -184,13 +190,26 @@ class Client:
         while True:
             try:
                 left = max(deadline - time.monotonic(), 0.1)
-                return getattr(self._client, operation)(timeout=left, **arguments)
+                answer = getattr(self._client, operation)(timeout=left, **arguments)
+                if operation in _WRITES:
+                    self._written[self.uri, arguments["collection_name"]] = time.monotonic()
+                return answer
             except (MilvusException, grpc.RpcError) as error:
                 waiting = _diagnose(error)[0] in _NOT_SERVING_YET
                 if not waiting or time.monotonic() + pause > deadline:
                     raise self._explain(operation, error, arguments.get("collection_name", "")) from None
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
+
+    def at_level(self, wanted: str, collection: str) -> str:
+        """The consistency level for a read at the one that is wanted.
+
+        Session asks for what this process wrote, and for nothing where it wrote nothing: a server that was
+        just restarted then gives the rows that it has replayed so far, and does not say so. There, Bounded
+        asks for all but the last seconds, and costs no more.
+        """
+        wrote = self._written.get((self.uri, collection), -math.inf)
+        return "Bounded" if wanted == "Session" and time.monotonic() - wrote > _OWN_WRITES else wanted
 
     def version(self) -> tuple[int, int]:
         """Major and minor version of the server."""

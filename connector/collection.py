@@ -375,7 +375,7 @@ class Collection:
             search_params=search_params,
             filter=self._images.own(filter),
             output_fields=["image_id", schema.TENANT] if self.tenant else ["image_id"],
-            consistency_level=self._consistency_level,
+            consistency_level=self._client.at_level(self._consistency_level, self.name),
         )
         found: list[list[Hit]] = []
         for answer in answers:

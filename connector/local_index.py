@@ -195,7 +195,7 @@ class LocalIndex:
             rows=len(Rows(self._client, layout)) if self._client.lite and len(descriptors) else 0,
             filter=opened.rows.own(""),
             output_fields=["pk"],
-            consistency_level=self._consistency_level,
+            consistency_level=self._client.at_level(self._consistency_level, self.name),
         )
         for query, answer in enumerate(answers):
             for rank, hit in enumerate(answer):

@@ -80,7 +80,7 @@ class Rows:
             collection_name=self.layout.name,
             filter=self.own(expression),
             output_fields=list(fields),
-            consistency_level=consistency_level,
+            consistency_level=self._client.at_level(consistency_level, self.layout.name),
         )
 
     def read(
@@ -149,7 +149,7 @@ class Rows:
             collection_name=self.layout.name,
             filter=self._own,
             output_fields=["count(*)"],
-            consistency_level=consistency_level,
+            consistency_level=self._client.at_level(consistency_level, self.layout.name),
         )
         return int(rows[0]["count(*)"])
 

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from dockerfile import Ignore, Instruction, Stage, expand, mount
 
-DEBIAN = "http://deb.debian.org/debian"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -59,7 +58,7 @@ def base(image: str, work: Path) -> Image:
     if not root.exists():
         part = work / f"{release}.part"
         shutil.rmtree(part, ignore_errors=True)
-        _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(part), DEBIAN])
+        _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(part)])
         part.rename(root)
     if not (root / f"usr/bin/python{version}").exists():
         raise BuildError(f"{image}: Debian {release} has no Python {version} to stand in for it")

@@ -260,3 +260,23 @@ def test_an_unfinished_creation_on_lite_is_cleared(tmp_path: Path) -> None:
         client.forget_unfinished(name)
     client.close()
     assert sorted(folder.name for folder in collections.iterdir()) == ["whole"]
+
+
+def test_what_this_process_did_not_write_lately_is_read_at_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At Session, a process that wrote nothing is given less than there is by a server that restarts."""
+    now = 1000.0
+    monkeypatch.setattr(client_module.time, "monotonic", lambda: now)
+    with Client(tmp_path / "photos.db") as writer, Client(tmp_path / "photos.db") as reader:
+        writer.call("create_collection", collection_name="one", dimension=2)
+        assert reader.at_level("Session", "one") == "Bounded"
+        writer.call("upsert", collection_name="one", data=[{"id": 1, "vector": [1.0, 0.0]}])
+        now += 59
+        assert reader.at_level("Session", "one") == "Session"
+        assert reader.at_level("Session", "another") == "Bounded"
+        assert reader.at_level("Strong", "another") == "Strong"
+        now += 2
+        assert reader.at_level("Session", "one") == "Bounded"
+        writer.call("delete", collection_name="one", ids=[1])
+        assert reader.at_level("Session", "one") == "Session"

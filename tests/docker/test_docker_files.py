@@ -198,7 +198,7 @@ def test_every_secret_must_be_given():
     required = {name for name, how in used.items() if how == ":?"}
     assert required == {name for name in used if SECRET.search(name)} | {"MINIO_USER"}
     assert used.keys() == EXAMPLE.keys()
-    assert {name for name, value in EXAMPLE.items() if not value} == required
+    assert {name for name, value in EXAMPLE.items() if not value} == required | {"TORCH_INDEX"}
     for service in COMPOSE["services"].values():
         for name, value in service.get("environment", {}).items():
             if SECRET.search(name):
@@ -225,7 +225,12 @@ def test_our_services_have_no_rights(name):
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["build"] == {"context": "..", "dockerfile": "docker/Dockerfile", "target": "cpu"}
+    assert service["build"] == {
+        "context": "..",
+        "dockerfile": "docker/Dockerfile",
+        "target": "cpu",
+        "args": {"TORCH_INDEX": "${TORCH_INDEX:-}"},
+    }
 
 
 def test_the_service_may_finish_before_it_is_killed():

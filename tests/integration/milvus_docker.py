@@ -6,7 +6,7 @@ import importlib.util
 from types import TracebackType
 from typing import Any, Self
 
-IMAGE = "milvusdb/milvus:v2.6.9"
+IMAGE = "milvusdb/milvus:v2.6.16"
 TOKEN = "root:Milvus"
 
 
