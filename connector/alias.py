@@ -65,12 +65,20 @@ class Aliases:
 
     def names(self) -> set[str]:
         """All names that are taken in the database, by collections and by aliases."""
-        return {*self._client.call("list_collections"), *self._client.call("list_aliases")["aliases"]}
+        return {*self._client.call("list_collections"), *self.list()}
 
     def list(self) -> dict[str, str]:
         """The collection behind each alias."""
-        names = self._client.call("list_aliases")["aliases"]
-        return {alias: self._behind(alias) for alias in sorted(names)}
+        behind: dict[str, str] = {}
+        if self._client.lite:
+            for alias in self._client.call("list_aliases")["aliases"]:
+                described = self._client.call("describe_alias", alias=alias)
+                behind[alias] = str(described["collection_name"])
+        else:  # Milvus 2.3 lists those of the default database, whichever is asked
+            for collection in self._client.call("list_collections"):
+                described = self._client.call("describe_collection", collection_name=collection)
+                behind |= dict.fromkeys(described["aliases"], collection)
+        return dict(sorted(behind.items()))
 
     def switch(self, alias: str, collection: str) -> str | None:
         """Put a collection behind an alias, which is made when it is not there.
@@ -268,9 +276,6 @@ class Aliases:
                 f"collection {collection!r} is not one of Landbridge's, or a part of one: it is left alone"
             )
         return described
-
-    def _behind(self, alias: str) -> str:
-        return str(self._client.call("describe_alias", alias=alias)["collection_name"])
 
     def _current(self, alias: str) -> str | None:
         """The collection behind an alias; None when there is no such alias."""

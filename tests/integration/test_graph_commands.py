@@ -102,22 +102,22 @@ def test_killed_at_any_moment(walks: tuple[str, str], tmp_path: Path) -> None:
     kills = 0
     for _ in range(KILLS):
         death = moments.randrange(2, calls), moments.random() / 20
-        process = run(disturbed, tmp_path / "killed", *death, alias="killed")
+        process = run(disturbed, tmp_path / "killed", *death, alias="graph_killed")
         assert process.returncode in (0, -signal.SIGKILL), process.stderr
         kills += process.returncode == -signal.SIGKILL
-    resumed = run(disturbed, tmp_path / "killed", alias="killed")
+    resumed = run(disturbed, tmp_path / "killed", alias="graph_killed")
     assert resumed.returncode == 0, resumed.stderr
     assert kills >= KILLS - 1
     again = json.loads(resumed.stdout)
     assert again["graph"] == facts["graph"]
     assert again["pairs"] == facts["pairs"]
     expected = made(*walks, tmp_path / "whole", "whole")
-    found = made(*disturbed, tmp_path / "killed", "killed")
+    found = made(*disturbed, tmp_path / "killed", "graph_killed")
     assert len(expected[0]) == 8  # names, descriptors, and three columns of each graph
     assert found == expected
     assert len(found[1]) == IMAGES
     with Client(disturbed[0], token=token) as client:
-        assert [name for name in client.call("list_collections") if name.startswith("killed_")] == [
+        assert [name for name in client.call("list_collections") if name.startswith("graph_killed_")] == [
             again["name"]
         ]
 

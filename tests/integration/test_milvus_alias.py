@@ -275,3 +275,20 @@ def test_what_is_not_ours_is_not_migrated(deployment, blue_green) -> None:
     with pytest.raises(SchemaMismatchError, match=r"version 9, .*install the version that made it"):
         migrate(deployment.uri, "foreign", token=deployment.token)
     client.call("drop_collection", collection_name="foreign")
+
+
+def test_aliases_of_another_database(deployment) -> None:
+    """Milvus 2.3 lists the aliases of the default database, whichever is asked."""
+    with Client(deployment.uri, token=deployment.token) as client:
+        client.call("create_database", db_name="annex")
+    for name in ("wing_1", "wing_2"):
+        deployment.create(name, db_name="annex").close()
+    with Aliases(deployment.uri, token=deployment.token, db_name="annex") as aliases:
+        aliases.switch("wing", "wing_1")
+        assert aliases.switch("wing", "wing_2") == "wing_1"
+        assert aliases.list() == {"wing": "wing_2"}
+        assert aliases.names() >= {"wing", "wing_1", "wing_2"}
+        with pytest.raises(InvalidInputError, match="wing leads to collection 'wing_2'"):
+            aliases.drop_collection("wing_2")
+        aliases.drop("wing")
+        aliases.drop_collection("wing_2")
