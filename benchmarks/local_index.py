@@ -62,12 +62,12 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, help="keeps the world and the indexes for the next run")
     arguments.add_argument("--photos", type=int, default=1000, help="of the rendered world")
     arguments.add_argument("--server", action="store_true", help="also on a Milvus server")
-    arguments.add_argument("--quick", action="store_true", help="a world of 100 photos alone")
+    arguments.add_argument("--quick", action="store_true", help="a world of 300 photos alone")
     given = arguments.parse_args()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
-        folders = {"world": world(work, 100 if given.quick else given.photos)}
+        folders = {"world": world(work, 300 if given.quick else given.photos)}
         if given.data and not given.quick:
             folders["roxford_mini"] = Path(given.data) / "roxford_mini"
         for name, folder in folders.items():
