@@ -209,7 +209,8 @@ def check_owner(described: Mapping[str, Any]) -> None:
     name, version = described["collection_name"], version_of(described)
     if version is None:
         raise SchemaMismatchError(
-            f"collection {name!r} exists and was not made by Landbridge: choose another name"
+            f"collection {name!r} exists and was not made by Landbridge: choose another name, "
+            "or attach to it (`landbridge attach`)"
         )
     if version != VERSION:
         way_out = (
