@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,36 +119,17 @@ def test_killed_while_features_are_imported(toy, tmp_path):
     assert (again.added, again.unchanged, again.verified) == ([], PHOTOS, 0)
 
 
-def _watch(moment: str, nth: int) -> Counter[str]:
-    """Count the steps that write, and kill this process before or after the nth of one kind."""
-    times: Counter[str] = Counter()
-
-    def note(step: str) -> None:
-        times[step] += 1
-        if (step, times[step]) == (moment, nth):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def watched(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            note(f"before {name}")
-            result = step(*arguments)
-            note(f"after {name}")
-            return result
-
-        return call
-
-    for name, owner in STEPS.items():
-        setattr(owner, name, watched(name, getattr(owner, name)))
-    return times
+def _load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 if __name__ == "__main__":
-    spec = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy_extractor.py"))
-    toy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(toy)
-    toy.install()
+    _load("toy_extractor").install()
     module._BATCH = 4
-    times = _watch(sys.argv.pop(1), int(sys.argv.pop(1)))
+    times, _ = _load("killing").watch(STEPS, sys.argv.pop(1), int(sys.argv.pop(1)))
     try:
         main()
     finally:

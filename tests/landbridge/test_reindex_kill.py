@@ -9,13 +9,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import multiprocessing
-import os
 import random
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,25 +109,8 @@ def test_killed_at_any_moment(toy, tmp_path):
 
 
 def _watch(moment: str, nth: int) -> Counter[str]:
-    """Count the steps that write, and kill this process before or after the nth of one kind."""
-    times: Counter[str] = Counter()
-
-    def note(step: str) -> None:
-        times[step] += 1
-        if (step, times[step]) == (moment, nth):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def watched(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            note(f"before {name}")
-            result = step(*arguments)
-            note(f"after {name}")
-            return result
-
-        return call
-
-    for name, owner in STEPS.items():
-        setattr(owner, name, watched(name, getattr(owner, name)))
+    """Calls of Milvus are steps too."""
+    times, watched = _load("killing").watch(STEPS, moment, nth)
     calling = Client.call
 
     def called(self: Client, operation: str, **arguments: Any) -> Any:
@@ -142,6 +123,13 @@ def _watch(moment: str, nth: int) -> Counter[str]:
     return times
 
 
+def _load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 def _die(moment: str, nth: int) -> None:
     times = _watch(moment, nth)
     try:
@@ -151,10 +139,7 @@ def _die(moment: str, nth: int) -> None:
 
 
 if __name__ == "__main__":
-    spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("toy_reindex.py"))
-    toys = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(toys)
-    toys.install()
+    _load("toy_reindex").install()
     ingest._BATCH = 4
     ends = []
     for death in json.loads(sys.argv.pop(1)):
